@@ -11,7 +11,7 @@ type Store struct{}
 
 // Open opens or makes the file at path. It checks nothing that grows with the file. A damaged file is set aside whole as
 // path.damaged-TIME, what can be read of the undelivered records is carried over to a new one, and Event and the log say so.
-func Open(path string, o Options) (*Store, error) { panic("soon") }
+func Open(ctx context.Context, path string, o Options) (*Store, error) { panic("soon") }
 
 // Run keeps the store in order until ctx ends: places to disk, retention, the paced check of the file.
 func (s *Store) Run(ctx context.Context) error { panic("soon") }
