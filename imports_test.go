@@ -22,7 +22,7 @@ var arrows = []struct{ dir, forbidden, but, why string }{
 	{"buffer", "gatepost/", "", "the buffer keeps records; it knows only the vocabulary"},
 	{"agent", "gatepost/drivers", "", "the agent sees drivers through the root package's interfaces"},
 	{"agent", "gatepost/uplink", "", "the agent sees uplinks through the root package's interfaces"},
-	{"agent", "gatepost/buffer", "", "the agent declares what it needs of the buffer"},
+	{"agent", "gatepost/cmd", "", "main imports packages, never the other way round"},
 	{"internal", "gatepost/", "gatepost/internal/", "internal holds wire helpers without policy"},
 }
 

@@ -1,0 +1,401 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"gatepost"
+	"gatepost/agent/book"
+	"gatepost/buffer"
+)
+
+const (
+	doorTTL     = 10 * time.Second // how old a command that moves a door may be, if it does not say
+	doorTTLMost = time.Minute      // and if it does
+	otherTTL    = time.Hour        // any other command
+	acceptAfter = time.Second      // a command still running then is answered "accepted" first
+	ledgerLife  = 31 * 24 * time.Hour
+)
+
+// take answers one message that came as a command. It returns when the answer is on disk.
+func (a *Agent) take(ctx context.Context, m gatepost.Delivery) {
+	acknowledge := m.Done
+	if acknowledge == nil {
+		acknowledge = func() {}
+	}
+	if m.Bad != nil {
+		r := refusal(m.Command, gatepost.StatusRejected, codeOf(m.Bad, "bad_json"), m.Bad.Error())
+		if err := a.answer(ctx, r); err != nil {
+			a.log.Error("answer not stored", "err", err)
+			return
+		}
+		acknowledge()
+		return
+	}
+	if _, err := a.Do(ctx, m.Command, acknowledge); err != nil {
+		a.log.Error("command not taken: the ledger cannot be written", "command", m.Command.ID, "err", err)
+	}
+}
+
+// Do judges and runs one command and returns its final result, which is then on disk too. recorded is called once the
+// command or its answer is durable. The error says that nothing was done because nothing could be written down.
+func (a *Agent) Do(ctx context.Context, c gatepost.Command, recorded func()) (gatepost.Result, error) {
+	if c.ID == "" && c.Local {
+		c.ID = "local-" + rand.Text()[:16]
+	}
+	now := a.Now()
+	if c.ID == "" {
+		r := refusal(c, gatepost.StatusRejected, "no_id", `a command needs an "id" of its own`)
+		if err := a.answer(ctx, r); err != nil {
+			return r, err
+		}
+		recorded()
+		return r, nil
+	}
+	job, refused := a.judge(c, now)
+	if refused == nil {
+		select {
+		case a.slots <- struct{}{}:
+			defer func() { <-a.slots }()
+		default:
+			refused = new(refusal(c, gatepost.StatusUnavailable, "busy", fmt.Sprintf("%d commands are under way", maxCommands)))
+		}
+	}
+	if refused != nil {
+		known, err := a.book.FinishNew(ctx, c, *refused, now)
+		if err != nil {
+			return *refused, err
+		}
+		if known != nil {
+			return a.again(ctx, known, recorded)
+		}
+		if err := a.conclude(ctx, *refused, now); err != nil {
+			return *refused, err
+		}
+		recorded()
+		a.log.Info("command refused", "command", c.ID, "verb", c.Verb, "device", string(c.Device), "err", refused.Error.Message)
+		return *refused, nil
+	}
+
+	known, err := a.book.Begin(ctx, c, now)
+	if err != nil {
+		return gatepost.Result{}, err
+	}
+	if known != nil {
+		return a.again(ctx, known, recorded)
+	}
+	recorded()
+	// From here on the command has begun: whatever happens, exactly one final result follows, at the latest from settle at
+	// the next start. It does not end because the link it came by did.
+	r := a.perform(context.WithoutCancel(ctx), job, c, now)
+	if err := a.book.Finish(ctx, r, a.Now()); err != nil {
+		a.log.Error("ledger not written", "command", c.ID, "err", err)
+	}
+	if err := a.conclude(context.WithoutCancel(ctx), r, now); err != nil {
+		a.log.Error("result not stored; it follows at the next start", "command", c.ID, "err", err)
+	}
+	attrs := []any{"command", c.ID, "verb", c.Verb, "device", string(c.Device), "took", a.Now().Sub(now).Round(time.Microsecond)}
+	if r.Error != nil {
+		attrs = append(attrs, "err", r.Error.Message)
+	}
+	a.log.Info("command "+string(r.Status), attrs...)
+	return r, nil
+}
+
+// perform runs a job and answers "accepted" if it takes long.
+func (a *Agent) perform(ctx context.Context, run job, c gatepost.Command, began time.Time) gatepost.Result {
+	ctx, cancel := context.WithDeadline(ctx, time.Now().Add(run.within))
+	defer cancel()
+	accepted := time.AfterFunc(acceptAfter, func() {
+		if err := a.answer(ctx, result(c, gatepost.StatusAccepted)); err != nil {
+			a.log.Debug("not answered accepted", "command", c.ID, "err", err)
+		}
+	})
+	data, err := run.do(ctx)
+	accepted.Stop()
+	r := resultOf(c, data, err)
+	return r
+}
+
+// again answers a command whose id is known: it is never run twice. One still under way is answered when it is done.
+func (a *Agent) again(ctx context.Context, known *book.Entry, recorded func()) (gatepost.Result, error) {
+	r := known.Result
+	if known.State != book.Final {
+		r = result(known.Command, gatepost.StatusAccepted)
+	}
+	if err := a.answer(ctx, r); err != nil {
+		return r, err
+	}
+	recorded()
+	return r, nil
+}
+
+// conclude stores the final result of a command. Its record is named by the command, so that a second one is refused as a
+// double, whatever dies in between.
+func (a *Agent) conclude(ctx context.Context, r gatepost.Result, began time.Time) error {
+	e, err := a.resultEntry(r)
+	if err != nil {
+		return err
+	}
+	e.ID = gatepost.NewID(commandSource, gatepost.KindResult, r.ID)
+	e.Source = commandSource
+	e.Minute = gatepost.WallOf(began.UTC()).Minute()
+	if _, err := a.store.Put(ctx, e); err != nil {
+		return err
+	}
+	return a.book.Reported(ctx, r.ID)
+}
+
+// answer stores a result that is not a command's one final: accepted, a repeated answer, or one to a command without id.
+func (a *Agent) answer(ctx context.Context, r gatepost.Result) error {
+	e, err := a.resultEntry(r)
+	if err != nil {
+		return err
+	}
+	_, err = a.store.Put(ctx, e)
+	return err
+}
+
+func (a *Agent) resultEntry(r gatepost.Result) (buffer.Entry, error) {
+	s := stamper{device: r.Device, clock: a.clock}
+	return s.entry(gatepost.Record{Data: r}, a.Now())
+}
+
+// settle gives every command that an earlier run left open its one final result: unknown where it had begun, the result
+// it had where only the report was missing. Nothing is run again.
+func (a *Agent) settle(ctx context.Context) error {
+	open, err := a.book.Unfinished(ctx)
+	if err != nil {
+		return fmt.Errorf("command ledger: %w", err)
+	}
+	for _, e := range open {
+		r := e.Result
+		if e.State != book.Final {
+			r = refusal(e.Command, gatepost.StatusUnknown, "died", "the agent stopped while this was under way; it may or may not have happened")
+			if err := a.book.Finish(ctx, r, a.Now()); err != nil {
+				return err
+			}
+			a.log.Warn("command left open by an earlier run is unknown", "command", e.Command.ID, "verb", e.Command.Verb)
+		}
+		if err := a.conclude(ctx, r, e.Received); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// job is a command that was judged and may run.
+type job struct {
+	within time.Duration
+	do     func(context.Context) (any, error)
+}
+
+// judge decides whether a command may run, and says why not.
+func (a *Agent) judge(c gatepost.Command, now time.Time) (job, *gatepost.Result) {
+	no := func(s gatepost.ResultStatus, code, format string, args ...any) (job, *gatepost.Result) {
+		return job{}, new(refusal(c, s, code, fmt.Sprintf(format, args...)))
+	}
+	v := verbNamed(c.Verb)
+	if c.Retained {
+		return no(gatepost.StatusRejected, "retained", "the broker had kept this command (retained); it is never run")
+	}
+	if v == nil {
+		return no(gatepost.StatusRejected, "unknown_command", "there is no command %q; known are %s", c.Verb, verbList())
+	}
+	left := v.within
+	if f, ok := a.freshness(c, v, now); !ok {
+		return no(f.status, f.code, "%s", f.message)
+	} else if v.door {
+		left = min(left, f.left)
+	}
+	var d *device
+	switch {
+	case !v.device && c.Device != "":
+		return no(gatepost.StatusRejected, "unknown_command", "%q is a command for the agent, not for a device", c.Verb)
+	case v.device && c.Device == "":
+		return no(gatepost.StatusRejected, "unknown_device", "%q needs a device", c.Verb)
+	case v.device:
+		if d = a.device(c.Device); d == nil {
+			return no(gatepost.StatusRejected, "unknown_device", "there is no device %q here", c.Device)
+		}
+	}
+	run, err := v.prepare(a, d, c.Args)
+	if err != nil {
+		return no(gatepost.StatusRejected, codeOf(err, "bad_args"), "%s", err)
+	}
+	if d != nil {
+		s, err := d.ready()
+		if err != nil {
+			return no(gatepost.StatusUnavailable, "unavailable", "%s", err)
+		}
+		if s != nil && !v.can(s) {
+			return no(gatepost.StatusUnsupported, "unsupported", "%s cannot %s", c.Device, c.Verb)
+		}
+	}
+	return job{within: left, do: run}, nil
+}
+
+// verdict is what became of a command's freshness: how long it stays fresh, or why it is not.
+type verdict struct {
+	left          time.Duration
+	status        gatepost.ResultStatus
+	code, message string
+}
+
+// freshness applies the rule of design: a verb that moves a door needs proof that it was given just now. Either its time
+// of issue, by a clock that this board can check, or a challenge that the agent published within the last minute.
+func (a *Agent) freshness(c gatepost.Command, v *verb, now time.Time) (verdict, bool) {
+	ttl := v.ttl
+	if c.TTL > 0 {
+		ttl = c.TTL
+		if v.door {
+			ttl = min(ttl, doorTTLMost)
+		}
+	}
+	if c.Local {
+		return verdict{left: ttl}, true
+	}
+	clockGood := a.clock.word() != gatepost.ClockUnsynced
+	age := now.Sub(c.Issued)
+	if !v.door {
+		if clockGood && !c.Issued.IsZero() && age > ttl {
+			return verdict{status: gatepost.StatusExpired, code: "expired", message: fmt.Sprintf("issued %s ago; it was good for %s", age.Round(time.Second), ttl)}, false
+		}
+		return verdict{left: ttl}, true
+	}
+	if c.Challenge != "" && a.challenge.fresh(c.Challenge, time.Now()) {
+		return verdict{left: ttl}, true
+	}
+	reject := func(code, message string) (verdict, bool) {
+		return verdict{status: gatepost.StatusRejected, code: code, message: message}, false
+	}
+	switch {
+	case c.Issued.IsZero() && c.Challenge == "":
+		return reject("no_freshness", `a command that moves a door needs "issued_at" or "challenge"`)
+	case c.Challenge != "" && (c.Issued.IsZero() || !clockGood):
+		return reject("wrong_challenge", "this challenge was not published within the last minute; take the newest from state or heartbeat")
+	case !clockGood:
+		return reject("no_freshness", `this board's clock is not synchronised, so "issued_at" proves nothing: send the "challenge" of the newest heartbeat`)
+	case age > ttl:
+		return verdict{status: gatepost.StatusExpired, code: "stale", message: fmt.Sprintf("issued %s ago; it was good for %s", age.Round(time.Millisecond), ttl)}, false
+	case age < -ttl:
+		return reject("stale", fmt.Sprintf("issued %s in the future: compare the clocks of sender and board", (-age).Round(time.Millisecond)))
+	}
+	return verdict{left: min(ttl, ttl-age)}, true
+}
+
+// ready is the device's session, nil if one will be opened on demand, or why there is none.
+func (d *device) ready() (gatepost.Session, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.session != nil || d.state == gatepost.StateOnline {
+		return d.session, nil
+	}
+	if d.reason != "" {
+		return nil, fmt.Errorf("%s is in state %s: %s", d.conf.ID, d.state, d.reason)
+	}
+	return nil, fmt.Errorf("%s is in state %s", d.conf.ID, d.state)
+}
+
+// await is the open session; where the terminal is polled with short connections, one is opened now.
+func (d *device) await(ctx context.Context) (gatepost.Session, error) {
+	for {
+		d.mu.Lock()
+		s, online := d.session, d.online
+		d.mu.Unlock()
+		if s != nil {
+			return s, nil
+		}
+		select {
+		case d.wake <- struct{}{}:
+		default:
+		}
+		select {
+		case <-online:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%s did not come online: %w", d.conf.ID, context.Cause(ctx))
+		}
+	}
+}
+
+func result(c gatepost.Command, s gatepost.ResultStatus) gatepost.Result {
+	return gatepost.Result{ID: c.ID, Device: c.Device, Verb: c.Verb, Status: s}
+}
+
+func refusal(c gatepost.Command, s gatepost.ResultStatus, code, message string) gatepost.Result {
+	r := result(c, s)
+	r.Error = &gatepost.ResultError{Code: code, Message: message}
+	return r
+}
+
+// resultOf says in a result what came of running c.
+func resultOf(c gatepost.Command, data any, err error) gatepost.Result {
+	switch {
+	case err == nil:
+		r := result(c, gatepost.StatusDone)
+		if data == nil {
+			return r
+		}
+		b, err := json.Marshal(data)
+		if err != nil {
+			return refusal(c, gatepost.StatusFailed, "failed", err.Error())
+		}
+		r.Data = b
+		return r
+	case errors.Is(err, gatepost.ErrOutcomeUnknown):
+		return refusal(c, gatepost.StatusUnknown, "no_answer", err.Error())
+	case errors.Is(err, gatepost.ErrRefused):
+		return refusal(c, gatepost.StatusFailed, "refused", err.Error())
+	case gatepost.ClassOf(err) == gatepost.Unsupported:
+		return refusal(c, gatepost.StatusUnsupported, "unsupported", err.Error())
+	case errors.Is(err, context.DeadlineExceeded):
+		return refusal(c, gatepost.StatusExpired, "expired", "its time ran out before it could go to the terminal")
+	}
+	return refusal(c, gatepost.StatusFailed, codeOf(err, "failed"), err.Error())
+}
+
+// coded is an error with a code for programs.
+type coded struct {
+	code string
+	error
+}
+
+func (c coded) Unwrap() error { return c.error }
+
+func codeOf(err error, otherwise string) string {
+	if c, ok := errors.AsType[coded](err); ok {
+		return c.code
+	}
+	return otherwise
+}
+
+// decodeArgs fills into, which holds the defaults, from a command's args. Unknown names are mistakes: a misspelt
+// "seconds" must not open a door for the default time.
+func decodeArgs(args json.RawMessage, into any) error {
+	if len(args) == 0 || bytes.Equal(args, []byte("null")) {
+		return nil
+	}
+	dec := json.NewDecoder(bytes.NewReader(args))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		return fmt.Errorf("args: %w", plainJSON(err))
+	}
+	return nil
+}
+
+// plainJSON words encoding/json's errors without Go's types.
+func plainJSON(err error) error {
+	if t, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		if t.Field == "" {
+			return fmt.Errorf("must be an object, not a %s", t.Value)
+		}
+		return fmt.Errorf("%s must not be a %s", t.Field, t.Value)
+	}
+	return errors.New(strings.TrimPrefix(err.Error(), "json: "))
+}

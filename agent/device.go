@@ -1,0 +1,452 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"syscall"
+	"time"
+
+	"gatepost"
+	"gatepost/agent/book"
+	"gatepost/agent/config"
+)
+
+// Waiting between two tries of a device.
+const (
+	backoffFirst      = time.Second
+	backoffMost       = time.Minute
+	misconfiguredWait = 2 * time.Minute // doubling to misconfiguredMost: terminals lock out who hammers them with a wrong key
+	misconfiguredMost = 15 * time.Minute
+	stableAfter       = time.Minute // a session this long starts the back-off anew
+	kicksBeforeShort  = 3           // sessions thrown out early before short connections are used instead
+)
+
+// device runs one configured terminal: one goroutine owns its connection.
+type device struct {
+	a    *Agent
+	conf config.Device
+	log  *slog.Logger
+	stop context.CancelFunc
+	done chan struct{}
+	wake chan struct{}  // ends a wait early: a command wants the terminal, or a pause was lifted
+	pull chan pullOrder // asks the owner of the session to read the log
+
+	mu          sync.Mutex // guards what follows
+	state       gatepost.State
+	since       time.Time
+	reason      string
+	hint        string
+	session     gatepost.Session // nil while not connected
+	online      chan struct{}    // closed when a session comes; replaced when it goes
+	info        gatepost.Info
+	identity    string
+	lastContact time.Time
+	skew        time.Duration
+	skewSet     bool
+	days        map[int64]struct{} // wall days seen since a log read began; nil while none runs
+	added       int                // records newly stored since then
+}
+
+type pullOrder struct {
+	full  bool
+	reply chan pullAnswer
+}
+
+type pullAnswer struct {
+	read  gatepost.LogRead
+	added int
+	err   error
+}
+
+func (a *Agent) startDevice(ctx context.Context, c config.Device) *device {
+	d := &device{
+		a: a, conf: c, log: a.log.With("device", string(c.ID)),
+		done: make(chan struct{}), wake: make(chan struct{}, 1), pull: make(chan pullOrder),
+		online: make(chan struct{}),
+	}
+	ctx, d.stop = context.WithCancel(ctx)
+	go func() {
+		defer close(d.done)
+		d.run(ctx)
+	}()
+	return d
+}
+
+// run opens the device again and again until ctx ends.
+func (d *device) run(ctx context.Context) {
+	defer d.stop()
+	if !d.conf.Enabled {
+		d.setState(ctx, gatepost.StateDisabled, "enabled: false in the config", "")
+		return
+	}
+	d.setState(ctx, gatepost.StateConnecting, "", "")
+	var failures, kicks int
+	short := false
+	for ctx.Err() == nil {
+		began := time.Now()
+		online, err := d.visit(ctx, short)
+		if ctx.Err() != nil {
+			return
+		}
+		lasted := time.Since(began)
+		switch {
+		case err == nil: // a short connection did its work
+			failures = 0
+			d.wait(ctx, d.conf.Poll)
+			continue
+		case online && lasted >= stableAfter:
+			failures, kicks = 0, 0
+		case online && kicked(err):
+			if kicks++; kicks == kicksBeforeShort && !short {
+				short = true
+				d.log.Warn("terminal keeps closing the connection; polling it with short ones", "err", err)
+				d.event(ctx, gatepost.Event{Name: "short_connections",
+					Message: "the terminal keeps closing the connection; it is polled with short ones instead. Does other software use it?"})
+			}
+		}
+		failures++
+		wait := jitter(backoffFirst, backoffMost, failures)
+		if gatepost.ClassOf(err) == gatepost.Misconfigured {
+			wait = min(misconfiguredWait<<min(failures-1, 8), misconfiguredMost)
+			d.setState(ctx, gatepost.StateMisconfigured, err.Error(), gatepost.HintOf(err))
+		} else {
+			d.setState(ctx, gatepost.StateBackoff, err.Error(), gatepost.HintOf(err))
+		}
+		d.log.Debug("trying again", "attempt", failures, "wait", wait, "err", err)
+		d.wait(ctx, wait)
+	}
+}
+
+// jitter is a random wait in (0, first*2^(failures-1)], the bound itself at most most.
+func jitter(first, most time.Duration, failures int) time.Duration {
+	bound := most
+	if shift := failures - 1; shift < 16 {
+		bound = min(first<<shift, most)
+	}
+	return 1 + rand.N(bound)
+}
+
+// kicked tells a connection that the other end closed from one that failed otherwise.
+func kicked(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+func (d *device) wait(ctx context.Context, t time.Duration) {
+	timer := time.NewTimer(t)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-d.wake:
+	}
+}
+
+// visit is one session from opening to its end. It returns whether the terminal was online in between. With short it
+// closes after one reading of the log and returns nil.
+func (d *device) visit(ctx context.Context, short bool) (online bool, err error) {
+	s, err := d.conf.Device.Open(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer func() {
+		d.setSession(nil)
+		if cerr := s.Close(); cerr != nil {
+			d.log.Debug("closing", "err", cerr)
+		}
+	}()
+	if err := d.identify(ctx, s.Info()); err != nil {
+		return false, err
+	}
+	d.measureSkew(ctx, s)
+	d.setSession(s)
+	d.setState(ctx, gatepost.StateOnline, "", "")
+
+	if err := d.read(ctx, s, false); err != nil {
+		return true, err
+	}
+	d.governClock(ctx, s)
+	if short {
+		return true, d.serveShort(ctx, s)
+	}
+	return true, d.attend(ctx, s)
+}
+
+// serveShort leaves a short connection open while commands are under way, which take less than the pause between polls.
+func (d *device) serveShort(ctx context.Context, s gatepost.Session) error {
+	timer := time.NewTimer(time.Second)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case o := <-d.pull:
+			d.answer(ctx, s, o)
+		case <-timer.C:
+			return nil
+		}
+	}
+}
+
+// attend listens, if the terminal tells punches as they happen, and polls its log: as the only source, or beside
+// listening to reconcile against the terminal's own counters.
+func (d *device) attend(ctx context.Context, s gatepost.Session) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+
+	lost := make(chan error, 1)
+	live, listens := s.(gatepost.LiveSource)
+	if listens {
+		wg.Go(func() { lost <- live.Listen(ctx, d.store) })
+	}
+	interval := d.conf.Poll
+	// At once: what was punched between catching up and listening.
+	poll := time.NewTimer(0)
+	defer poll.Stop()
+	full := time.NewTicker(d.conf.FullRead)
+	defer full.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case err := <-lost:
+			if gatepost.ClassOf(err) == gatepost.Unsupported {
+				lost = nil // polling alone will do
+				continue
+			}
+			if err == nil {
+				err = errors.New("the session ended")
+			}
+			return err
+		case o := <-d.pull:
+			if err := d.answer(ctx, s, o); err != nil {
+				return err
+			}
+		case <-full.C:
+			d.measureSkew(ctx, s)
+			if err := d.read(ctx, s, true); err != nil {
+				return err
+			}
+			d.governClock(ctx, s)
+		case <-poll.C:
+			if err := d.read(ctx, s, false); err != nil {
+				return err
+			}
+			poll.Reset(interval)
+		}
+	}
+}
+
+// answer reads the log on somebody's order. A failure that ends the session is returned too.
+func (d *device) answer(ctx context.Context, s gatepost.Session, o pullOrder) error {
+	r, added, err := d.readLog(ctx, s, o.full)
+	o.reply <- pullAnswer{r, added, err}
+	if gatepost.ClassOf(err) == gatepost.Unsupported {
+		return nil
+	}
+	return err
+}
+
+// read reads the log and takes "cannot" for an answer; then the clock at least shows that the terminal is there.
+func (d *device) read(ctx context.Context, s gatepost.Session, full bool) error {
+	_, _, err := d.readLog(ctx, s, full)
+	if gatepost.ClassOf(err) != gatepost.Unsupported {
+		return err
+	}
+	c, ok := s.(gatepost.Clock)
+	if !ok {
+		return nil
+	}
+	if _, err := c.Time(ctx); err != nil && gatepost.ClassOf(err) != gatepost.Unsupported {
+		return err
+	}
+	d.contact()
+	return nil
+}
+
+// readLog reads what the terminal's log has beyond the kept cursor. The cursor moves only after a complete read whose
+// records are all on disk.
+func (d *device) readLog(ctx context.Context, s gatepost.Session, full bool) (gatepost.LogRead, int, error) {
+	src, ok := s.(gatepost.LogSource)
+	if !ok {
+		return gatepost.LogRead{}, 0, errors.ErrUnsupported
+	}
+	identity := d.who()
+	cursor, err := d.a.book.Cursor(ctx, d.conf.ID, identity)
+	if err != nil {
+		return gatepost.LogRead{}, 0, err
+	}
+	d.mu.Lock()
+	d.days, d.added = map[int64]struct{}{}, 0
+	d.mu.Unlock()
+	r, err := src.ReadLog(ctx, cursor, full, d.store)
+	d.mu.Lock()
+	days, added := d.days, d.added
+	d.days = nil
+	d.mu.Unlock()
+	if err != nil {
+		return r, added, fmt.Errorf("read the log: %w", err)
+	}
+	d.contact()
+	if r.Next != cursor {
+		if err := d.a.book.SetCursor(ctx, d.conf.ID, identity, r.Next); err != nil {
+			return r, added, err
+		}
+	}
+	if r.Full {
+		// Days that the terminal no longer has cannot come again, so their doubles need no refusing.
+		if _, err := d.a.store.Prune(ctx, identity, func(day int64) bool { _, ok := days[day]; return ok }); err != nil {
+			return r, added, err
+		}
+	}
+	if added > 0 {
+		d.log.Debug("log read", "count", added, "took", r.Emitted)
+	}
+	return r, added, nil
+}
+
+// store is the Emit of this device.
+func (d *device) store(ctx context.Context, rs ...gatepost.Record) error {
+	d.mu.Lock()
+	s := stamper{device: d.conf.ID, identity: d.identity, zone: d.conf.Zone, clock: d.a.clock, skew: d.skew, skewSet: d.skewSet}
+	// Days are noted before the records are stored, so that a prune under way at the same time spares them.
+	if d.days != nil {
+		for i := range rs {
+			if rs[i].Key != "" {
+				d.days[rs[i].Wall.Minute()/gatepost.MinutesPerDay] = struct{}{}
+			}
+		}
+	}
+	d.mu.Unlock()
+	es, err := s.entries(rs)
+	if err != nil {
+		return err
+	}
+	added, err := d.a.store.Put(ctx, es...)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	d.added += added
+	d.lastContact = d.a.Now()
+	d.mu.Unlock()
+	return nil
+}
+
+// identify fixes who the terminal is. Another serial at the same address is another terminal: it gets a new identity and
+// its own place in the log, and an event says so. A terminal that tells none keeps the device id for good.
+func (d *device) identify(ctx context.Context, info gatepost.Info) error {
+	known, found, err := d.a.book.Device(ctx, d.conf.ID)
+	if err != nil {
+		return err
+	}
+	identity := info.Serial
+	if identity == "" {
+		identity = "device:" + string(d.conf.ID)
+		if found {
+			identity = known.Identity
+		}
+	}
+	d.mu.Lock()
+	d.identity, d.info = identity, info
+	d.mu.Unlock()
+	now := d.a.Now()
+	if found && known.Identity != identity {
+		d.log.Warn("another terminal answers at this address", "was", known.Identity, "is", identity)
+		if err := d.a.emitFor(ctx, d.conf.ID, gatepost.Event{Name: "terminal_changed",
+			Message: fmt.Sprintf("terminal %s was replaced by %s", known.Identity, identity),
+			Detail:  map[string]string{"was": known.Identity, "is": identity}}); err != nil {
+			return err
+		}
+		known.FirstSeen = now
+	}
+	if !found {
+		known.FirstSeen = now
+	}
+	err = d.a.book.SetDevice(ctx, book.Device{ID: d.conf.ID, Identity: identity, Driver: d.conf.Driver, Model: info.Model,
+		Firmware: info.Firmware, Doors: info.Doors, FirstSeen: known.FirstSeen, LastContact: now})
+	if err != nil {
+		return err
+	}
+	d.contact()
+	return nil
+}
+
+// event stores what the agent has to say about the device; a store that cannot take it is reported where punches fail.
+func (d *device) event(ctx context.Context, e gatepost.Event) {
+	if err := d.a.emitFor(ctx, d.conf.ID, e); err != nil {
+		d.log.Error("event not stored", "err", err)
+	}
+}
+
+func (d *device) setState(ctx context.Context, s gatepost.State, reason, hint string) {
+	d.mu.Lock()
+	was := d.state
+	same := was == s && (s == gatepost.StateOnline || d.reason == reason)
+	attempted := d.since
+	if was != s {
+		d.since = d.a.Now()
+	}
+	d.state, d.reason, d.hint = s, reason, hint
+	d.mu.Unlock()
+	if same {
+		return
+	}
+	if was == s { // the same state for another reason: a line for the log, not news
+		d.log.Debug("still "+string(s), "err", reason)
+		return
+	}
+	switch s {
+	case gatepost.StateMisconfigured:
+		d.log.Error("misconfigured", "err", reason, "hint", hint)
+	case gatepost.StateBackoff:
+		d.log.Warn("terminal lost", "err", reason, "hint", hint)
+	case gatepost.StateOnline:
+		d.log.Info("terminal online", "took", d.a.Now().Sub(attempted).Round(time.Millisecond))
+	default:
+		d.log.Info(string(s))
+	}
+	if err := d.a.emitFor(ctx, d.conf.ID, gatepost.Status{State: s, Reason: reason, Hint: hint}); err != nil && ctx.Err() == nil {
+		d.log.Error("status not stored", "err", err)
+	}
+	d.a.announce()
+}
+
+func (d *device) setSession(s gatepost.Session) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	was := d.session
+	d.session = s
+	switch {
+	case s != nil && was == nil:
+		close(d.online)
+	case s == nil && was != nil:
+		d.online = make(chan struct{})
+	}
+}
+
+// current is the open session, or nil.
+func (d *device) current() gatepost.Session {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.session
+}
+
+func (d *device) who() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.identity
+}
+
+func (d *device) contact() {
+	d.mu.Lock()
+	d.lastContact = d.a.Now()
+	d.mu.Unlock()
+}
