@@ -5,105 +5,210 @@ package book
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"sync"
 	"time"
 
 	"gatepost"
 )
 
-// Device is what is known of one configured terminal.
-type Device struct {
-	ID          gatepost.DeviceID
-	Identity    string // serial number, or "device:" and the id where the terminal refuses to tell one
-	Driver      string
-	Model       string
-	Firmware    string
-	Doors       int
-	FirstSeen   time.Time // of this identity
-	LastContact time.Time // kept to the hour: it is not worth a write per contact
-}
-
-// EntryState is how far a command got in the ledger.
-type EntryState string
-
 const (
-	Started EntryState = "started" // it may have been sent to the terminal
-	Final   EntryState = "final"   // its result is known
+	lazySync   = 200 * time.Millisecond // how long a write that nobody waits for may stay unsynced
+	pruneEvery = time.Hour
+	prunePause = 100 * time.Millisecond // between two bites, so that an unlock never waits for long
+	pruneBite  = 100                    // rows
+	keepFor    = 30 * 24 * time.Hour
+	keepRows   = 20_000
 )
 
-// Entry is a command in the ledger.
-type Entry struct {
-	Command  gatepost.Command
-	Received time.Time
-	State    EntryState
-	Result   gatepost.Result // where Final
-	Reported bool            // the result is in the record log
-}
-
 // Book is an open book.db. Its methods are safe for several goroutines.
-type Book struct{}
+//
+// Work on the database is a few microseconds and happens under mu; only what must be on disk waits for a sync, outside of
+// mu and together with whoever else waits.
+type Book struct {
+	path  string
+	log   *slog.Logger
+	now   func() time.Time
+	fsync func(*os.File) error
 
-// Open opens or makes the file.
+	mu      sync.Mutex
+	s       *store
+	written int64 // writes so far
+	failed  error // the first failed sync: what the kernel then still has of our writes cannot be known
+
+	syncing sync.Mutex // held during a sync; taken before mu
+	synced  int64      // writes known to be on disk
+
+	dirty  chan struct{} // a write that nobody waits for
+	broken chan struct{} // closed with failed
+}
+
+// Open opens or makes the file. A damaged one is set aside whole; what it still told goes into a new one.
 func Open(ctx context.Context, path string, log *slog.Logger) (*Book, error) {
-	return nil, errors.ErrUnsupported
+	b := &Book{path: path, log: log, now: time.Now, fsync: datasync, dirty: make(chan struct{}, 1), broken: make(chan struct{})}
+	s, err := openStore(ctx, path)
+	if damaged(err) {
+		s, err = b.replace(ctx, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	b.s = s
+	return b, nil
 }
 
-// Close syncs and closes.
-func (b *Book) Close() error { return errors.ErrUnsupported }
-
-// Device is what is known of a device; ok is false where nothing is.
-func (b *Book) Device(ctx context.Context, id gatepost.DeviceID) (d Device, ok bool, err error) {
-	return d, false, errors.ErrUnsupported
+// Close syncs and closes. Nothing may be under way.
+func (b *Book) Close() error {
+	err := b.syncAll()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if cerr := b.s.close(); err == nil {
+		err = cerr
+	}
+	return err
 }
 
-// SetDevice keeps d. It writes only what changed; LastContact alone is written once an hour.
-func (b *Book) SetDevice(ctx context.Context, d Device) error { return errors.ErrUnsupported }
-
-// Cursor is how far the log of the terminal identity at device id was read: the driver's own word, empty at first.
-func (b *Book) Cursor(ctx context.Context, id gatepost.DeviceID, identity string) (string, error) {
-	return "", errors.ErrUnsupported
+// do runs work on the database. Where the file turns out to be damaged it is replaced and work is tried once more.
+// A context that ends does not interrupt work, which is short, lest a write be left in doubt.
+func (b *Book) do(ctx context.Context, work func(context.Context, *store) error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	ctx = context.WithoutCancel(ctx)
+	s, err := b.try(ctx, work)
+	if damaged(err) {
+		if err = b.repair(ctx, s, err); err == nil {
+			_, err = b.try(ctx, work)
+		}
+	}
+	return explain(err)
 }
 
-// SetCursor keeps a cursor. It is not waited for: one that is lost costs reading again.
-func (b *Book) SetCursor(ctx context.Context, id gatepost.DeviceID, identity, cursor string) error {
-	return errors.ErrUnsupported
+func (b *Book) try(ctx context.Context, work func(context.Context, *store) error) (*store, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.failed != nil {
+		return b.s, b.failed
+	}
+	return b.s, work(ctx, b.s)
 }
 
-// KeyValue is the durable memory of a device's driver.
-func (b *Book) KeyValue(id gatepost.DeviceID) gatepost.KeyValue { return nil }
-
-// Begin enters c. Where its id is new, the row is on disk when Begin returns nil; only then may the command go out.
-// Else it returns what the ledger has and writes nothing. Of several callers with one id exactly one gets nil.
-func (b *Book) Begin(ctx context.Context, c gatepost.Command, at time.Time) (known *Entry, err error) {
-	return nil, errors.ErrUnsupported
+// repair replaces the damaged file behind s, unless somebody else has done so.
+func (b *Book) repair(ctx context.Context, s *store, cause error) error {
+	b.syncing.Lock()
+	defer b.syncing.Unlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.s != s || b.failed != nil {
+		return b.failed
+	}
+	s.close() // its errors say nothing new
+	fresh, err := b.replace(ctx, cause)
+	if err != nil {
+		b.fail(fmt.Errorf("replace damaged %s: %w", b.path, err))
+		return b.failed
+	}
+	b.s, b.synced = fresh, b.written // replace synced what it salvaged
+	return nil
 }
 
-// Finish enters the result of a command that was begun. It survives the process at once, and the board's power within
-// 200 ms; it is not waited for.
-func (b *Book) Finish(ctx context.Context, r gatepost.Result, at time.Time) error {
-	return errors.ErrUnsupported
+// writeLazily is do for a statement that changes rows and may be synced later. It says how many rows.
+func (b *Book) writeLazily(ctx context.Context, query string, args ...any) (rows int64, err error) {
+	err = b.do(ctx, func(ctx context.Context, s *store) error {
+		rows, err = s.exec(ctx, query, args...)
+		if rows > 0 {
+			b.written++
+		}
+		return err
+	})
+	if rows > 0 {
+		b.syncSoon()
+	}
+	return rows, err
 }
 
-// FinishNew enters a command together with its result, for one that nothing was sent for: rejected, expired. Where the
-// id is taken it returns what the ledger has and writes nothing.
-func (b *Book) FinishNew(ctx context.Context, c gatepost.Command, r gatepost.Result, at time.Time) (known *Entry, err error) {
-	return nil, errors.ErrUnsupported
+// syncSoon has Run sync what was written so far.
+func (b *Book) syncSoon() {
+	select {
+	case b.dirty <- struct{}{}:
+	default: // Run knows
+	}
 }
 
-// Reported notes that the result of command id is in the record log.
-func (b *Book) Reported(ctx context.Context, id string) error { return errors.ErrUnsupported }
-
-// Unfinished lists what a dead predecessor left: commands without a result, and results that are not in the record log.
-func (b *Book) Unfinished(ctx context.Context) ([]Entry, error) { return nil, errors.ErrUnsupported }
-
-// LastTime is the highest time kept by SetLastTime: the board's clock has been there.
-func (b *Book) LastTime(ctx context.Context) (time.Time, error) {
-	return time.Time{}, errors.ErrUnsupported
+// sync returns when write n is on disk. Callers that come while a sync is under way share the next one.
+func (b *Book) sync(n int64) error {
+	b.syncing.Lock()
+	defer b.syncing.Unlock()
+	if b.synced >= n {
+		return nil
+	}
+	b.mu.Lock()
+	upto, wal, failed := b.written, b.s.wal, b.failed
+	b.mu.Unlock()
+	if failed != nil {
+		return failed
+	}
+	if err := b.fsync(wal); err != nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.fail(explain(fmt.Errorf("sync %s: %w", b.path, err)))
+		return b.failed
+	}
+	b.synced = upto
+	return nil
 }
 
-// SetLastTime keeps t if it is higher, an hour at least after the last one kept.
-func (b *Book) SetLastTime(ctx context.Context, t time.Time) error { return errors.ErrUnsupported }
+func (b *Book) syncAll() error {
+	b.mu.Lock()
+	n := b.written
+	b.mu.Unlock()
+	return b.sync(n)
+}
 
-// Run syncs what was not waited for and prunes the ledger, until ctx ends.
-func (b *Book) Run(ctx context.Context) error { return errors.ErrUnsupported }
+// fail stops the book for good; the caller holds mu.
+func (b *Book) fail(err error) {
+	if b.failed == nil {
+		b.failed = err
+		close(b.broken)
+	}
+}
+
+// Run syncs what was not waited for and prunes the ledger, until ctx ends. It returns early when the disk failed: the
+// book then refuses all work, and only opening it again tells what is on the disk.
+func (b *Book) Run(ctx context.Context) error {
+	lazy, prune := time.NewTimer(lazySync), time.NewTimer(prunePause)
+	defer lazy.Stop()
+	defer prune.Stop()
+	armed := true // lazy runs
+	for {
+		select {
+		case <-ctx.Done():
+			return b.syncAll()
+		case <-b.broken:
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return b.failed
+		case <-b.dirty:
+			if !armed {
+				lazy.Reset(lazySync)
+				armed = true
+			}
+		case <-lazy.C:
+			armed = false
+			if err := b.syncAll(); err != nil {
+				return err
+			}
+		case <-prune.C:
+			more, err := b.prune(ctx)
+			if err != nil && ctx.Err() == nil {
+				b.log.Warn("ledger not pruned", "err", err, "hint", gatepost.HintOf(err))
+			}
+			prune.Reset(pruneEvery)
+			if more {
+				prune.Reset(prunePause)
+			}
+		}
+	}
+}
