@@ -66,6 +66,9 @@ func (s *stamper) entries(rs []gatepost.Record) ([]buffer.Entry, error) {
 	return es, nil
 }
 
+// Record stores what others have to say about the agent itself, such as what the store did with a damaged file.
+func (a *Agent) Record(ctx context.Context, e gatepost.Event) error { return a.emit(ctx, e) }
+
 // emit stores facts about the agent itself.
 func (a *Agent) emit(ctx context.Context, data ...gatepost.Data) error {
 	return a.emitFor(ctx, "", data...)
