@@ -4,6 +4,11 @@
 package config
 
 import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
 	"time"
 
 	"gatepost"
@@ -23,6 +28,9 @@ const (
 	ClockAuto    = "auto"    // the board's clock is trusted once the kernel says that it is synchronised
 	ClockTrusted = "trusted" // it is always trusted
 )
+
+// maxFile is far beyond any site: a thousand terminals take 100 KiB.
+const maxFile = 1 << 20
 
 // Config is a file without mistakes.
 type Config struct {
@@ -85,7 +93,64 @@ type Kit struct {
 }
 
 // Load reads the file at path. Mistakes in it come as [Mistakes].
-func Load(path string, k Kit) (*Config, error) { panic("being written") }
+func Load(path string, k Kit) (*Config, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		hint := "say which file with --config FILE; config.yaml.example shows what it holds"
+		if errors.Is(err, os.ErrPermission) {
+			hint = "give the user that gatepost runs as the right to read it"
+		}
+		return nil, &gatepost.Fault{Class: gatepost.Misconfigured, Hint: hint, Err: err}
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, &gatepost.Fault{Class: gatepost.Misconfigured, Err: err}
+	}
+	return Parse(path, data, k)
+}
 
 // Parse is Load of data; name is what mistakes call the file, and secret files are looked for beside it.
-func Parse(name string, data []byte, k Kit) (*Config, error) { panic("being written") }
+func Parse(name string, data []byte, k Kit) (*Config, error) {
+	l := &loader{kit: k.withDefaults(), file: name, dir: filepath.Dir(name)}
+	c := l.load(data)
+	if len(l.mistakes) > 0 {
+		l.mistakes.sort()
+		return nil, l.mistakes
+	}
+	l.warnings.sort()
+	c.Path, c.Warnings = name, l.warnings
+	return c, nil
+}
+
+func (k Kit) withDefaults() Kit {
+	if k.DeviceEnv == nil {
+		k.DeviceEnv = func(id gatepost.DeviceID) gatepost.Env { return gatepost.Env{ID: id, Log: quiet} }
+	}
+	if k.UplinkEnv == nil {
+		k.UplinkEnv = func(id, agent string) gatepost.UplinkEnv {
+			return gatepost.UplinkEnv{ID: id, Agent: agent, Log: quiet}
+		}
+	}
+	if k.Getenv == nil {
+		k.Getenv = os.Getenv
+	}
+	if k.BoardID == nil {
+		k.BoardID = func() string { return BoardID("/") }
+	}
+	if k.LocalZone == nil {
+		k.LocalZone = func() string { return LocalZone("/") }
+	}
+	return k
+}
+
+// path makes a path of the file absolute or relative to where the file is.
+func (l *loader) path(p string) string {
+	if filepath.IsAbs(p) {
+		return p
+	}
+	return filepath.Join(l.dir, p)
+}
+
+// ordinal names an entry of a list that has no id yet.
+func ordinal(section string, i int) string { return fmt.Sprintf("%s, entry %d", section, i+1) }
