@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"time"
@@ -216,19 +215,19 @@ func (c *conn) header() error {
 			break
 		}
 		if shift == 21 {
-			return errors.New("the broker sent a packet with an impossible length")
+			return protocolError("the broker sent a packet with an impossible length")
 		}
 	}
 	if !c.begun {
 		c.begun = true
 		// CONNACK: flags, then a code; paho takes codes beyond 5 for success.
 		if b, err := c.r.Peek(2); err == nil && length == 2 && b[1] > 5 {
-			return fmt.Errorf("the broker refused with code %d, which MQTT 3.1.1 does not have", b[1])
+			return protocolError(fmt.Sprintf("the broker refused with code %d, which MQTT 3.1.1 does not have", b[1]))
 		}
 	}
 	if length > maxPacket {
 		if kind&0xf0 != publish {
-			return fmt.Errorf("the broker sent a packet of %d bytes", length)
+			return protocolError(fmt.Sprintf("the broker sent a packet of %d bytes", length))
 		}
 		c.skip, length = length-maxPacket, maxPacket
 	}
@@ -243,11 +242,14 @@ func (c *conn) header() error {
 	}
 }
 
+// protocolError is what a broker should not do.
+type protocolError string
+
+func (e protocolError) Error() string { return string(e) }
+
 // notMQTTError is an answer that no broker gives.
 type notMQTTError struct{ first []byte }
 
 func (e *notMQTTError) Error() string {
 	return fmt.Sprintf("what answers there is not an MQTT broker: it began with %q", e.first)
 }
-
-var _ io.ReadWriteCloser = (*conn)(nil)

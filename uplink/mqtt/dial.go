@@ -343,8 +343,8 @@ func explainTLS(ctx context.Context, err error, timeout time.Duration) error {
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		return fault("write mqtt:// in url, or use the broker's TLS port, usually 8883", "that port does not speak TLS")
 	}
-	if alert, ok := errors.AsType[tls.AlertError](err); ok {
-		return explainAlert(alert)
+	if alert := remoteAlert(err); alert != nil {
+		return alert
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return fault("see ca_file and server_name, and check the board's clock", "the broker's certificate is not accepted: %w", err)
@@ -359,9 +359,14 @@ func explainTLS(ctx context.Context, err error, timeout time.Duration) error {
 	return fmt.Errorf("TLS handshake: %w", err)
 }
 
-// explainAlert is for what the broker says of us during the handshake or, with TLS 1.3, right after it.
-func explainAlert(alert tls.AlertError) error {
-	return &gatepost.Fault{Class: gatepost.Misconfigured, Err: fmt.Errorf("the broker refused the TLS connection: %w", alert),
+// remoteAlert is for what the broker says of us during the handshake or, with TLS 1.3, right after it; nil where err is
+// something else. Package tls has no exported type for it.
+func remoteAlert(err error) error {
+	op, ok := errors.AsType[*net.OpError](err)
+	if !ok || op.Op != "remote error" {
+		return nil
+	}
+	return &gatepost.Fault{Class: gatepost.Misconfigured, Err: fmt.Errorf("the broker refused the TLS connection: %w", op.Err),
 		Hint: "where the broker asks for a client certificate, see cert_file and key_file, and check the clocks of board and broker"}
 }
 
@@ -390,8 +395,11 @@ func (u *uplink) explainLogin(addr *url.URL, err, late error) error {
 	if garbage, ok := errors.AsType[*notMQTTError](err); ok {
 		return fault(otherScheme(addr), "%w", garbage)
 	}
-	if alert, ok := errors.AsType[tls.AlertError](err); ok {
-		return explainAlert(alert)
+	if odd, ok := errors.AsType[protocolError](err); ok {
+		return odd
+	}
+	if alert := remoteAlert(err); alert != nil {
+		return alert
 	}
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):

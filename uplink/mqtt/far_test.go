@@ -41,6 +41,9 @@ func startMosquitto(t testing.TB, extra string) *mosquitto {
 	if !strings.Contains(extra, "allow_anonymous") {
 		text += "\nallow_anonymous true\n"
 	}
+	if os.Geteuid() == 0 {
+		text += "user root\n" // or it could not read the test's files
+	}
 	m.conf = filepath.Join(dir, "mosquitto.conf")
 	if err := os.WriteFile(m.conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)

@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	paho "github.com/eclipse/paho.mqtt.golang"
@@ -103,12 +103,16 @@ func (l *link) connectionLost(_ paho.Client, err error) { l.fail(l.up.explainLos
 func (u *uplink) explainLoss(err error) error {
 	switch {
 	case errors.Is(err, io.EOF):
-		return &gatepost.Fault{Err: fmt.Errorf("the broker closed the connection: %w", err),
+		return &gatepost.Fault{Err: errors.New("the broker closed the connection"),
 			Hint: fmt.Sprintf("if this comes again and again, see the broker's log; another client may be using the client id %q", u.ClientID)}
-	case errors.Is(err, syscall.ECONNRESET):
-		return fmt.Errorf("the connection to the broker broke: %w", err)
 	case strings.Contains(err.Error(), "pingresp not received"): // paho has no value for it
 		return errors.New("the broker has stopped answering")
+	}
+	if odd, ok := errors.AsType[protocolError](err); ok {
+		return odd
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok { // without the addresses
+		err = op.Err
 	}
 	return fmt.Errorf("the connection to the broker was lost: %w", err)
 }
