@@ -45,8 +45,11 @@ type Book struct {
 	broken chan struct{} // closed with failed
 }
 
-// Open opens or makes the file. A damaged one is set aside whole; what it still told goes into a new one.
+// Open opens or makes the file. A damaged one is set aside whole; what it still told goes into a new one. log may be nil.
 func Open(ctx context.Context, path string, log *slog.Logger) (*Book, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
 	b := &Book{path: path, log: log, now: time.Now, fsync: datasync, dirty: make(chan struct{}, 1), broken: make(chan struct{})}
 	s, err := openStore(ctx, path)
 	if damaged(err) {
