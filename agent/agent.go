@@ -40,7 +40,7 @@ type Options struct {
 
 // Agent is one running site. Make it with New, then call Run once.
 type Agent struct {
-	Options
+	opts      Options
 	store     *buffer.Store
 	book      *book.Book
 	log       *slog.Logger
@@ -51,9 +51,13 @@ type Agent struct {
 	reloads   chan reload
 	ended     chan struct{} // closed when Run has ended
 
-	mu      sync.Mutex // guards what follows
-	devices map[gatepost.DeviceID]*device
-	uplinks map[string]*uplink
+	news chan struct{} // the birth document changed
+
+	mu       sync.Mutex // guards what follows
+	stopping bool       // no further command is taken
+	doing    sync.WaitGroup
+	devices  map[gatepost.DeviceID]*device
+	uplinks  map[string]*uplink
 }
 
 // reload asks Run to match another config; the answer comes on err.
@@ -78,11 +82,12 @@ func New(o Options) *Agent {
 		o.Beat = 30 * time.Second
 	}
 	a := &Agent{
-		Options: o, store: o.Store, book: o.Book, log: o.Log,
+		opts: o, store: o.Store, book: o.Book, log: o.Log,
 		clock:   newBoardClock(o.Trusted, o.Now),
 		slots:   make(chan struct{}, maxCommands),
 		reloads: make(chan reload),
 		ended:   make(chan struct{}),
+		news:    make(chan struct{}, 1),
 		devices: map[gatepost.DeviceID]*device{},
 		uplinks: map[string]*uplink{},
 	}
@@ -93,7 +98,7 @@ func New(o Options) *Agent {
 // Run works until ctx ends and returns after everything it started has ended, within 5 seconds.
 func (a *Agent) Run(ctx context.Context) error {
 	defer close(a.ended)
-	a.started = a.Now()
+	a.started = a.opts.Now()
 	// The stores outlive the sessions and links, which still have results and places to write.
 	storeCtx, stopStores := context.WithCancel(context.WithoutCancel(ctx))
 	var stores sync.WaitGroup
@@ -104,9 +109,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	stores.Go(func() { failed <- a.book.Run(storeCtx) })
 
 	if err := a.settle(ctx); err != nil {
-		return err
+		return fmt.Errorf("command ledger: %w", err)
 	}
-	if err := a.emit(ctx, gatepost.Event{Name: "agent_started", Detail: map[string]any{"version": a.Version}}); err != nil {
+	if err := a.emit(ctx, gatepost.Event{Name: "agent_started", Detail: map[string]any{"version": a.opts.Version}}); err != nil {
 		a.log.Error("event not stored", "err", err)
 	}
 
@@ -115,11 +120,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	linkCtx, stopLinks := context.WithCancel(storeCtx)
 	defer stopLinks()
 	defer stopDevices()
-	if err := a.apply(ctx, deviceCtx, linkCtx, a.Options.Devices, a.Options.Uplinks); err != nil {
+	if err := a.apply(ctx, deviceCtx, linkCtx, a.opts.Devices, a.opts.Uplinks); err != nil {
 		return err
 	}
-	var beats sync.WaitGroup
-	beats.Go(func() { a.beat(deviceCtx) })
+	var pulse sync.WaitGroup
+	defer pulse.Wait()
+	pulse.Go(func() { a.beat(linkCtx) })
+	pulse.Go(func() { a.announce(linkCtx) })
 
 	var err error
 	for working := true; working; {
@@ -134,17 +141,41 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 	}
 	a.log.Info("stopping")
+	a.mu.Lock()
+	a.stopping = true
+	a.mu.Unlock()
 	stopDevices()
 	for _, d := range a.deviceList() {
 		<-d.done
+	}
+	a.doing.Wait() // without sessions, commands end at once
+	last, cancel := context.WithTimeout(storeCtx, lastWords)
+	defer cancel()
+	for _, u := range a.uplinkList() {
+		u.drain(last)
 	}
 	stopLinks()
 	for _, u := range a.uplinkList() {
 		<-u.done
 	}
-	beats.Wait()
 	return err
 }
+
+// lastWords is how long a stopping agent tries to send what is still waiting.
+const lastWords = time.Second
+
+// enter counts a command in, unless the agent is stopping; leave counts it out.
+func (a *Agent) enter() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.stopping {
+		return false
+	}
+	a.doing.Add(1)
+	return true
+}
+
+func (a *Agent) leave() { a.doing.Done() }
 
 // Reload makes the running agent match devices and uplinks, touching only those whose settings changed.
 func (a *Agent) Reload(ctx context.Context, devices []config.Device, uplinks []config.Uplink) error {
@@ -219,7 +250,7 @@ func (a *Agent) apply(ctx, deviceCtx, linkCtx context.Context, devices []config.
 		}
 	}
 	a.mu.Unlock()
-	a.announce()
+	a.changed()
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"gatepost"
@@ -23,6 +24,9 @@ const (
 	ledgerLife  = 31 * 24 * time.Hour
 )
 
+// errStopping is why a command is left with whoever sent it.
+var errStopping = errors.New("the agent is stopping")
+
 // take answers one message that came as a command. It returns when the answer is on disk.
 func (a *Agent) take(ctx context.Context, m gatepost.Delivery) {
 	acknowledge := m.Done
@@ -30,6 +34,10 @@ func (a *Agent) take(ctx context.Context, m gatepost.Delivery) {
 		acknowledge = func() {}
 	}
 	if m.Bad != nil {
+		if !a.enter() {
+			return
+		}
+		defer a.leave()
 		r := refusal(m.Command, gatepost.StatusRejected, codeOf(m.Bad, "bad_json"), m.Bad.Error())
 		if err := a.answer(ctx, r); err != nil {
 			a.log.Error("answer not stored", "err", err)
@@ -38,7 +46,7 @@ func (a *Agent) take(ctx context.Context, m gatepost.Delivery) {
 		acknowledge()
 		return
 	}
-	if _, err := a.Do(ctx, m.Command, acknowledge); err != nil {
+	if _, err := a.Do(ctx, m.Command, acknowledge); err != nil && !errors.Is(err, errStopping) {
 		a.log.Error("command not taken: the ledger cannot be written", "command", m.Command.ID, "err", err)
 	}
 }
@@ -46,10 +54,14 @@ func (a *Agent) take(ctx context.Context, m gatepost.Delivery) {
 // Do judges and runs one command and returns its final result, which is then on disk too. recorded is called once the
 // command or its answer is durable. The error says that nothing was done because nothing could be written down.
 func (a *Agent) Do(ctx context.Context, c gatepost.Command, recorded func()) (gatepost.Result, error) {
+	if !a.enter() {
+		return gatepost.Result{}, errStopping
+	}
+	defer a.leave()
 	if c.ID == "" && c.Local {
 		c.ID = "local-" + rand.Text()[:16]
 	}
-	now := a.Now()
+	now := a.opts.Now()
 	if c.ID == "" {
 		r := refusal(c, gatepost.StatusRejected, "no_id", `a command needs an "id" of its own`)
 		if err := a.answer(ctx, r); err != nil {
@@ -93,14 +105,14 @@ func (a *Agent) Do(ctx context.Context, c gatepost.Command, recorded func()) (ga
 	recorded()
 	// From here on the command has begun: whatever happens, exactly one final result follows, at the latest from settle at
 	// the next start. It does not end because the link it came by did.
-	r := a.perform(context.WithoutCancel(ctx), job, c, now)
-	if err := a.book.Finish(ctx, r, a.Now()); err != nil {
+	r := a.perform(context.WithoutCancel(ctx), job, c)
+	if err := a.book.Finish(ctx, r, a.opts.Now()); err != nil {
 		a.log.Error("ledger not written", "command", c.ID, "err", err)
 	}
 	if err := a.conclude(context.WithoutCancel(ctx), r, now); err != nil {
 		a.log.Error("result not stored; it follows at the next start", "command", c.ID, "err", err)
 	}
-	attrs := []any{"command", c.ID, "verb", c.Verb, "device", string(c.Device), "took", a.Now().Sub(now).Round(time.Microsecond)}
+	attrs := []any{"command", c.ID, "verb", c.Verb, "device", string(c.Device), "took", a.opts.Now().Sub(now).Round(time.Microsecond)}
 	if r.Error != nil {
 		attrs = append(attrs, "err", r.Error.Message)
 	}
@@ -109,18 +121,27 @@ func (a *Agent) Do(ctx context.Context, c gatepost.Command, recorded func()) (ga
 }
 
 // perform runs a job and answers "accepted" if it takes long.
-func (a *Agent) perform(ctx context.Context, run job, c gatepost.Command, began time.Time) gatepost.Result {
-	ctx, cancel := context.WithDeadline(ctx, time.Now().Add(run.within))
+func (a *Agent) perform(ctx context.Context, j job, c gatepost.Command) gatepost.Result {
+	ctx, cancel := context.WithDeadline(ctx, j.deadline)
 	defer cancel()
+	var mu sync.Mutex // "accepted" never follows the final result
+	ended := false
 	accepted := time.AfterFunc(acceptAfter, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if ended {
+			return
+		}
 		if err := a.answer(ctx, result(c, gatepost.StatusAccepted)); err != nil {
 			a.log.Debug("not answered accepted", "command", c.ID, "err", err)
 		}
 	})
-	data, err := run.do(ctx)
-	accepted.Stop()
-	r := resultOf(c, data, err)
-	return r
+	defer accepted.Stop()
+	data, err := j.do(ctx)
+	mu.Lock()
+	defer mu.Unlock()
+	ended = true
+	return resultOf(c, data, err)
 }
 
 // again answers a command whose id is known: it is never run twice. One still under way is answered when it is done.
@@ -164,7 +185,7 @@ func (a *Agent) answer(ctx context.Context, r gatepost.Result) error {
 
 func (a *Agent) resultEntry(r gatepost.Result) (buffer.Entry, error) {
 	s := stamper{device: r.Device, clock: a.clock}
-	return s.entry(gatepost.Record{Data: r}, a.Now())
+	return s.entry(gatepost.Record{Data: r}, a.opts.Now())
 }
 
 // settle gives every command that an earlier run left open its one final result: unknown where it had begun, the result
@@ -172,19 +193,19 @@ func (a *Agent) resultEntry(r gatepost.Result) (buffer.Entry, error) {
 func (a *Agent) settle(ctx context.Context) error {
 	open, err := a.book.Unfinished(ctx)
 	if err != nil {
-		return fmt.Errorf("command ledger: %w", err)
+		return err
 	}
 	for _, e := range open {
 		r := e.Result
 		if e.State != book.Final {
 			r = refusal(e.Command, gatepost.StatusUnknown, "died", "the agent stopped while this was under way; it may or may not have happened")
-			if err := a.book.Finish(ctx, r, a.Now()); err != nil {
+			if err := a.book.Finish(ctx, r, a.opts.Now()); err != nil {
 				return err
 			}
 			a.log.Warn("command left open by an earlier run is unknown", "command", e.Command.ID, "verb", e.Command.Verb)
 		}
-		if err := a.conclude(ctx, r, e.Received); err != nil {
-			return err
+		if err := a.conclude(ctx, r, e.Received); err != nil { // a full buffer, say; it is tried again at the next start
+			a.log.Error("result not stored", "command", r.ID, "err", err)
 		}
 	}
 	return nil
@@ -192,8 +213,8 @@ func (a *Agent) settle(ctx context.Context) error {
 
 // job is a command that was judged and may run.
 type job struct {
-	within time.Duration
-	do     func(context.Context) (any, error)
+	deadline time.Time // for a door: when the command stops being fresh; it must not go out later
+	do       func(context.Context) (any, error)
 }
 
 // judge decides whether a command may run, and says why not.
@@ -238,7 +259,7 @@ func (a *Agent) judge(c gatepost.Command, now time.Time) (job, *gatepost.Result)
 			return no(gatepost.StatusUnsupported, "unsupported", "%s cannot %s", c.Device, c.Verb)
 		}
 	}
-	return job{within: left, do: run}, nil
+	return job{deadline: time.Now().Add(left), do: run}, nil
 }
 
 // verdict is what became of a command's freshness: how long it stays fresh, or why it is not.
@@ -318,6 +339,8 @@ func (d *device) await(ctx context.Context) (gatepost.Session, error) {
 		}
 		select {
 		case <-online:
+		case <-d.done:
+			return nil, errStopping
 		case <-ctx.Done():
 			return nil, fmt.Errorf("%s did not come online: %w", d.conf.ID, context.Cause(ctx))
 		}

@@ -82,7 +82,7 @@ func (a *Agent) serveRecords(w http.ResponseWriter, r *http.Request) {
 	}
 	out := make([]json.RawMessage, len(rs))
 	for i := range rs {
-		out[i] = rs[i].AppendJSON(nil, a.ID, false)
+		out[i] = rs[i].AppendJSON(nil, a.opts.ID, false)
 	}
 	reply(w, out)
 }
@@ -103,7 +103,7 @@ func (a *Agent) serveParked(w http.ResponseWriter, r *http.Request) {
 	}
 	out := make([]parked, len(ps))
 	for i := range ps {
-		out[i] = parked{ps[i].Uplink, ps[i].Reason, ps[i].At, ps[i].AppendJSON(nil, a.ID, false)}
+		out[i] = parked{ps[i].Uplink, ps[i].Reason, ps[i].At, ps[i].AppendJSON(nil, a.opts.ID, false)}
 	}
 	reply(w, out)
 }

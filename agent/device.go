@@ -24,6 +24,9 @@ const (
 	misconfiguredMost = 15 * time.Minute
 	stableAfter       = time.Minute // a session this long starts the back-off anew
 	kicksBeforeShort  = 3           // sessions thrown out early before short connections are used instead
+	pollDefault       = 10 * time.Second
+	reconcileDefault  = time.Minute     // polling beside live events
+	clockEvery        = 5 * time.Minute // between two looks at the terminal's clock
 )
 
 // device runs one configured terminal: one goroutine owns its connection.
@@ -97,7 +100,7 @@ func (d *device) run(ctx context.Context) {
 		switch {
 		case err == nil: // a short connection did its work
 			failures = 0
-			d.wait(ctx, d.conf.Poll)
+			d.wait(ctx, d.pollEvery(false))
 			continue
 		case online && lasted >= stableAfter:
 			failures, kicks = 0, 0
@@ -206,9 +209,11 @@ func (d *device) attend(ctx context.Context, s gatepost.Session) error {
 	if listens {
 		wg.Go(func() { lost <- live.Listen(ctx, d.store) })
 	}
-	interval := d.conf.Poll
+	clock := time.NewTicker(clockEvery)
+	defer clock.Stop()
 	// At once: what was punched between catching up and listening.
 	poll := time.NewTimer(0)
+	interval := d.pollEvery(listens)
 	defer poll.Stop()
 	full := time.NewTicker(d.conf.FullRead)
 	defer full.Stop()
@@ -235,6 +240,8 @@ func (d *device) attend(ctx context.Context, s gatepost.Session) error {
 				return err
 			}
 			d.governClock(ctx, s)
+		case <-clock.C:
+			d.measureSkew(ctx, s)
 		case <-poll.C:
 			if err := d.read(ctx, s, false); err != nil {
 				return err
@@ -242,6 +249,17 @@ func (d *device) attend(ctx context.Context, s gatepost.Session) error {
 			poll.Reset(interval)
 		}
 	}
+}
+
+// pollEvery is how often the log is looked at.
+func (d *device) pollEvery(listens bool) time.Duration {
+	switch {
+	case d.conf.Poll > 0:
+		return d.conf.Poll
+	case listens:
+		return reconcileDefault
+	}
+	return pollDefault
 }
 
 // answer reads the log on somebody's order. A failure that ends the session is returned too.
@@ -335,7 +353,7 @@ func (d *device) store(ctx context.Context, rs ...gatepost.Record) error {
 	}
 	d.mu.Lock()
 	d.added += added
-	d.lastContact = d.a.Now()
+	d.lastContact = d.a.opts.Now()
 	d.mu.Unlock()
 	return nil
 }
@@ -357,7 +375,7 @@ func (d *device) identify(ctx context.Context, info gatepost.Info) error {
 	d.mu.Lock()
 	d.identity, d.info = identity, info
 	d.mu.Unlock()
-	now := d.a.Now()
+	now := d.a.opts.Now()
 	if found && known.Identity != identity {
 		d.log.Warn("another terminal answers at this address", "was", known.Identity, "is", identity)
 		if err := d.a.emitFor(ctx, d.conf.ID, gatepost.Event{Name: "terminal_changed",
@@ -392,7 +410,7 @@ func (d *device) setState(ctx context.Context, s gatepost.State, reason, hint st
 	same := was == s && (s == gatepost.StateOnline || d.reason == reason)
 	attempted := d.since
 	if was != s {
-		d.since = d.a.Now()
+		d.since = d.a.opts.Now()
 	}
 	d.state, d.reason, d.hint = s, reason, hint
 	d.mu.Unlock()
@@ -409,14 +427,14 @@ func (d *device) setState(ctx context.Context, s gatepost.State, reason, hint st
 	case gatepost.StateBackoff:
 		d.log.Warn("terminal lost", "err", reason, "hint", hint)
 	case gatepost.StateOnline:
-		d.log.Info("terminal online", "took", d.a.Now().Sub(attempted).Round(time.Millisecond))
+		d.log.Info("terminal online", "took", d.a.opts.Now().Sub(attempted).Round(time.Millisecond))
 	default:
 		d.log.Info(string(s))
 	}
 	if err := d.a.emitFor(ctx, d.conf.ID, gatepost.Status{State: s, Reason: reason, Hint: hint}); err != nil && ctx.Err() == nil {
 		d.log.Error("status not stored", "err", err)
 	}
-	d.a.announce()
+	d.a.changed()
 }
 
 func (d *device) setSession(s gatepost.Session) {
@@ -447,6 +465,6 @@ func (d *device) who() string {
 
 func (d *device) contact() {
 	d.mu.Lock()
-	d.lastContact = d.a.Now()
+	d.lastContact = d.a.opts.Now()
 	d.mu.Unlock()
 }

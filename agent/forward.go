@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -43,7 +42,7 @@ type uplink struct {
 }
 
 func (a *Agent) startUplink(ctx context.Context, c config.Uplink) *uplink {
-	u := &uplink{a: a, conf: c, log: a.log.With("uplink", c.ID), done: make(chan struct{}), since: a.Now()}
+	u := &uplink{a: a, conf: c, log: a.log.With("uplink", c.ID), done: make(chan struct{}), since: a.opts.Now()}
 	ctx, u.stop = context.WithCancel(ctx)
 	go func() {
 		defer close(u.done)
@@ -55,11 +54,7 @@ func (a *Agent) startUplink(ctx context.Context, c config.Uplink) *uplink {
 // run dials again and again until ctx ends. A lost link is a state, not a fault: nothing else stops for it.
 func (u *uplink) run(ctx context.Context) {
 	defer u.stop()
-	var commands sync.WaitGroup
-	defer commands.Wait()
 	take := func(m gatepost.Delivery) {
-		commands.Add(1)
-		defer commands.Done()
 		m.Command.Origin = u.conf.ID
 		u.a.take(ctx, m)
 	}
@@ -84,7 +79,7 @@ func (u *uplink) run(ctx context.Context) {
 		u.setLink(nil, err)
 		if wasUp {
 			// All agents of a fleet lose their broker in the same instant; they must not return in one.
-			wait, wasUp = max(wait, 1+rand.N(u.a.ReconnectWindow)), false
+			wait, wasUp = max(wait, 1+rand.N(u.a.opts.ReconnectWindow)), false
 		}
 		if gatepost.ClassOf(err) == gatepost.Misconfigured {
 			wait = min(misconfiguredWait<<min(failures, 8), misconfiguredMost)
@@ -104,7 +99,7 @@ func (u *uplink) setLink(l gatepost.Link, err error) {
 	news := (u.link == nil) != (l == nil) || err != nil && err.Error() != u.reason
 	was := u.since
 	if (u.link == nil) != (l == nil) {
-		u.since = u.a.Now()
+		u.since = u.a.opts.Now()
 	}
 	u.link, u.reason, u.hint, u.class = l, "", "", gatepost.Temporary
 	if err != nil {
@@ -116,7 +111,7 @@ func (u *uplink) setLink(l gatepost.Link, err error) {
 	case gatepost.ClassOf(err) == gatepost.Misconfigured:
 		u.log.Error("uplink misconfigured", "err", err, "hint", gatepost.HintOf(err))
 	default:
-		u.log.Warn("no link", "err", err, "took", u.a.Now().Sub(was).Round(time.Millisecond))
+		u.log.Warn("no link", "err", err, "took", u.a.opts.Now().Sub(was).Round(time.Millisecond))
 	}
 }
 
@@ -288,5 +283,22 @@ func (u *uplink) send(ctx context.Context, link gatepost.Link, rs []gatepost.Sto
 	return nil
 }
 
-// errStopping is why things end when the agent does.
-var errStopping = errors.New("the agent is stopping")
+// drain waits until the link, if there is one, has confirmed all that is stored by now, or until ctx ends.
+func (u *uplink) drain(ctx context.Context) {
+	head := u.a.store.Head()
+	link := u.current()
+	if link == nil {
+		return
+	}
+	t := time.NewTicker(5 * time.Millisecond)
+	defer t.Stop()
+	for u.at().Live < head {
+		select {
+		case <-ctx.Done():
+			return
+		case <-link.Done():
+			return
+		case <-t.C:
+		}
+	}
+}

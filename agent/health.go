@@ -17,11 +17,11 @@ import (
 
 // hello is what is said at each connect; its challenge counts from now.
 func (a *Agent) hello() gatepost.Hello {
-	return gatepost.Hello{Version: a.Version, Session: rand.Text()[:12], Challenge: a.challenge.publish(time.Now()), Birth: a.birth()}
+	return gatepost.Hello{Version: a.opts.Version, Session: rand.Text()[:12], Challenge: a.challenge.publish(time.Now()), Birth: a.birth()}
 }
 
 func (a *Agent) birth() gatepost.Birth {
-	b := gatepost.Birth{Agent: a.ID, Version: a.Version, Board: boardOf(), Started: a.started.UTC(), Zone: a.Zone,
+	b := gatepost.Birth{Agent: a.opts.ID, Version: a.opts.Version, Board: boardOf(), Started: a.started.UTC(), Zone: a.opts.Zone,
 		Devices: []gatepost.BirthDevice{}, Verbs: agentVerbs(), Verify: "challenge"}
 	if a.clock.word() != gatepost.ClockUnsynced {
 		b.Verify = "issued_at"
@@ -46,26 +46,44 @@ func (d *device) birth() gatepost.BirthDevice {
 	return b
 }
 
-// announce tells every link the birth document as it is now. A link that cannot is about to be lost, and will be told at
-// the next connect.
-func (a *Agent) announce() {
-	links := a.linked()
-	if len(links) == 0 {
-		return
+// changed notes that the birth document is not what it was; announce sends it.
+func (a *Agent) changed() {
+	select {
+	case a.news <- struct{}{}:
+	default: // noted already
 	}
-	b := a.birth()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	for _, l := range links {
-		if err := l.Announce(ctx, b); err != nil {
-			a.log.Debug("birth document not sent", "err", err)
+}
+
+// announce tells every link the birth document when it has changed, until ctx ends. Changes that come together, as when
+// all terminals come online, are told at once. A link that cannot take it is about to be lost, and hears it at the next connect.
+func (a *Agent) announce(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.news:
+		}
+		pause := time.NewTimer(200 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+			pause.Stop()
+			return
+		case <-pause.C:
+		}
+		b := a.birth()
+		for _, l := range a.linked() {
+			actx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			if err := l.Announce(actx, b); err != nil {
+				a.log.Debug("birth document not sent", "err", err)
+			}
+			cancel()
 		}
 	}
 }
 
 // beat sends heartbeats until ctx ends, each with a new challenge, and tidies once an hour.
 func (a *Agent) beat(ctx context.Context) {
-	t := time.NewTicker(a.Beat)
+	t := time.NewTicker(a.opts.Beat)
 	defer t.Stop()
 	tidied := time.Now()
 	for {
@@ -80,7 +98,7 @@ func (a *Agent) beat(ctx context.Context) {
 			if l == nil {
 				continue
 			}
-			bctx, cancel := context.WithTimeout(ctx, a.Beat)
+			bctx, cancel := context.WithTimeout(ctx, a.opts.Beat)
 			if err := l.Beat(bctx, a.heartbeat(u.conf.ID)); err != nil {
 				u.log.Debug("heartbeat not sent", "err", err)
 			}
@@ -95,16 +113,16 @@ func (a *Agent) beat(ctx context.Context) {
 
 // forgetOldResults drops what refuses a second final result of commands that the ledger has forgotten too.
 func (a *Agent) forgetOldResults(ctx context.Context) {
-	oldest := gatepost.WallOf(a.Now().UTC().Add(-ledgerLife)).Minute() / gatepost.MinutesPerDay
+	oldest := gatepost.WallOf(a.opts.Now().UTC().Add(-ledgerLife)).Minute() / gatepost.MinutesPerDay
 	if _, err := a.store.Prune(ctx, commandSource, func(day int64) bool { return day >= oldest }); err != nil {
 		a.log.Warn("old results not forgotten", "err", err)
 	}
 }
 
 func (a *Agent) heartbeat(uplink string) gatepost.Heartbeat {
-	h := gatepost.Heartbeat{Time: a.Now().UTC(), Clock: a.clock.word(), Uptime: a.Now().Sub(a.started).Seconds(),
+	h := gatepost.Heartbeat{Time: a.opts.Now().UTC(), Clock: a.clock.word(), Uptime: a.opts.Now().Sub(a.started).Seconds(),
 		Challenge: a.challenge.publish(time.Now()), Backlog: a.store.Stats().Uplinks[uplink],
-		Devices: map[string]int{"online": 0, "total": 0}, Board: boardHealth(a.DataDir)}
+		Devices: map[string]int{"online": 0, "total": 0}, Board: boardHealth(a.opts.DataDir)}
 	for _, d := range a.deviceList() {
 		d.mu.Lock()
 		h.Devices["total"]++

@@ -44,12 +44,12 @@ func (d *device) measureSkew(ctx context.Context, s gatepost.Session) {
 }
 
 func (d *device) skewOf(ctx context.Context, c gatepost.Clock) (time.Duration, error) {
-	began := d.a.Now()
+	began := d.a.opts.Now()
 	wall, err := c.Time(ctx)
 	if err != nil {
 		return 0, err
 	}
-	middle := began.Add(d.a.Now().Sub(began) / 2)
+	middle := began.Add(d.a.opts.Now().Sub(began) / 2)
 	at, mark := wall.In(d.conf.Zone)
 	if mark == gatepost.MarkInvalid {
 		return 0, fmt.Errorf("the terminal's clock says %q", wall)
@@ -89,7 +89,7 @@ func (d *device) setClock(ctx context.Context, c gatepost.Clock, at time.Time) (
 	}
 	to := at
 	if to.IsZero() {
-		to = d.a.Now()
+		to = d.a.opts.Now()
 	}
 	wall := gatepost.WallOf(to.Add(500 * time.Millisecond).In(d.conf.Zone))
 	if err := c.SetTime(ctx, wall); err != nil {

@@ -138,7 +138,7 @@ func getTime(_ *Agent, d *device, args json.RawMessage) (func(context.Context) (
 		if err != nil {
 			return nil, err
 		}
-		now := d.a.Now()
+		now := d.a.opts.Now()
 		return map[string]any{"time": gatepost.WallOf(now.Add(skew).In(d.conf.Zone)), "timezone": d.conf.ZoneName,
 			"skew_ms": skew.Milliseconds(), "clock": d.a.clock.word()}, nil
 	}), noArgs(args)
@@ -194,12 +194,16 @@ func (d *device) order(ctx context.Context, full bool) (pullAnswer, error) {
 	o := pullOrder{full, make(chan pullAnswer, 1)}
 	select {
 	case d.pull <- o:
+	case <-d.done:
+		return pullAnswer{}, errStopping
 	case <-ctx.Done():
 		return pullAnswer{}, fmt.Errorf("%s is busy: %w", d.conf.ID, context.Cause(ctx))
 	}
 	select {
 	case got := <-o.reply:
 		return got, got.err
+	case <-d.done:
+		return pullAnswer{}, errStopping
 	case <-ctx.Done():
 		return pullAnswer{}, context.Cause(ctx)
 	}
@@ -221,6 +225,6 @@ func devices(a *Agent, _ *device, args json.RawMessage) (func(context.Context) (
 
 func ping(a *Agent, _ *device, args json.RawMessage) (func(context.Context) (any, error), error) {
 	return func(context.Context) (any, error) {
-		return map[string]any{"time": a.Now().UTC(), "clock": a.clock.word(), "version": a.Version}, nil
+		return map[string]any{"time": a.opts.Now().UTC(), "clock": a.clock.word(), "version": a.opts.Version}, nil
 	}, noArgs(args)
 }
