@@ -36,10 +36,6 @@ type Uplink struct {
 	FromOldest bool // a new one starts at the oldest record; else at the next
 }
 
-// Place is how far an uplink has confirmed the log. Everything up to Done is confirmed; (Done, Gap] drains as backlog;
-// (Gap, Live] was confirmed on the live lane. Without a gap the three are equal.
-type Place struct{ Done, Gap, Live int64 }
-
 // ParkedRecord is a record that an uplink will never take.
 type ParkedRecord struct {
 	gatepost.Stored

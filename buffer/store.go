@@ -1,68 +1,682 @@
 package buffer
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
 
 	"gatepost"
 )
 
 // Store is an open records.db. Its methods are safe for several goroutines.
-type Store struct{}
+//
+// Whoever holds turn may use the writing connection and is the only one to change st, words and log. The readers' side
+// takes open for reading, so that the file is not exchanged under them.
+type Store struct {
+	path string
+	o    Options
+
+	turn    chan struct{} // capacity 1
+	dirty   chan struct{} // capacity 1: wakes Run, something is to be saved
+	args    []any         // of the next insert; under turn
+	broken  error         // why the file must be opened anew before the next write; under turn
+	unsure  bool          // a sync failed: what is committed may not be on disk; under turn
+	unsaved int           // records put since the state was saved; under turn
+
+	open sync.RWMutex // held for writing while f is exchanged
+	f    *file        // nil: see broken
+
+	mu                      sync.Mutex // guards what follows; st, words and log are written under turn and mu
+	queue                   []*request
+	st                      state
+	words                   words
+	log                     string
+	salvaged                bool // see saved
+	head                    int64
+	grown                   chan struct{} // closed and replaced when head grows
+	uplinks                 map[string]*uplink
+	known                   bool // SetUplinks was called
+	moved                   bool // a place is not on disk yet
+	full                    bool
+	events                  []gatepost.Event
+	evicted                 eviction
+	parked                  map[string]int64 // by uplink
+	written, commits, syncs int64
+
+	sync func(*file) error // replaced by tests
+}
+
+// request is one Put that waits for its turn.
+type request struct {
+	entries []Entry
+	added   int
+	err     error
+	done    chan struct{}
+}
 
 // Open opens or makes the file at path. It checks nothing that grows with the file. A damaged file is set aside whole as
 // path.damaged-TIME, what can be read of the undelivered records is carried over to a new one, and Event and the log say so.
-func Open(ctx context.Context, path string, o Options) (*Store, error) { panic("soon") }
+func Open(ctx context.Context, path string, o Options) (*Store, error) {
+	o.MaxBytes = cmp.Or(o.MaxBytes, 512<<20)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	s := &Store{
+		path: path, o: o,
+		turn: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
+		grown: make(chan struct{}), uplinks: make(map[string]*uplink),
+		sync: (*file).sync,
+	}
+	if err := s.finishSalvage(); err != nil {
+		return nil, s.fault(err)
+	}
+	err := s.reopen(ctx)
+	if damaged(err) {
+		err = s.setAside(ctx, err)
+	}
+	if err != nil {
+		return nil, s.fault(err)
+	}
+	return s, nil
+}
 
-// Run keeps the store in order until ctx ends: places to disk, retention, the paced check of the file.
-func (s *Store) Run(ctx context.Context) error { panic("soon") }
+// reopen opens the file and learns from it where everything is. The caller has the turn, or the store to itself.
+func (s *Store) reopen(ctx context.Context) error {
+	s.open.Lock()
+	defer s.open.Unlock()
+	if s.f != nil {
+		_ = s.f.close() // it is left for being broken
+		s.f = nil
+	}
+	f, err := openFile(ctx, s.path)
+	if err != nil {
+		return err
+	}
+	sv, st, d, err := f.load(ctx)
+	if err == nil && s.unsure {
+		// What was committed before the failed sync may be in memory only, and a double of it must not be taken for
+		// stored. Copying it all into the file and syncing that makes it true.
+		_, err = f.checkpoint(ctx, "TRUNCATE")
+	}
+	var parked map[string]int64
+	if err == nil {
+		parked, err = f.parked(ctx)
+	}
+	if err != nil {
+		_ = f.close()
+		return err
+	}
+	made := sv.Log == ""
+	if made {
+		b := make([]byte, 8)
+		rand.Read(b) // never fails
+		sv.Log = hex.EncodeToString(b)
+	}
+	s.f, s.broken, s.unsure = f, nil, false
+	s.mu.Lock()
+	s.st, s.words, s.log, s.salvaged, s.parked = st, d, sv.Log, sv.Salvaged, parked
+	for id, p := range sv.Places {
+		if s.uplinks[id] == nil && !s.known {
+			s.uplinks[id] = &uplink{place: p}
+		}
+	}
+	s.publish(st.Next - 1)
+	s.mu.Unlock()
+	if made {
+		return s.tryWrite(ctx, true, (*tx).save) // the name of this log, before its first record
+	}
+	return nil
+}
 
-// Close ends the store; Run must have returned.
-func (s *Store) Close() error { panic("soon") }
+// publish shows readers everything up to head. The caller holds mu.
+func (s *Store) publish(head int64) {
+	if head <= s.head {
+		return
+	}
+	s.head = head
+	close(s.grown)
+	s.grown = make(chan struct{})
+}
+
+// Close ends the store; Run must have returned. What was not saved yet is saved.
+func (s *Store) Close() error {
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
+	s.open.Lock()
+	defer s.open.Unlock()
+	if s.f == nil {
+		return nil
+	}
+	err := s.f.close()
+	s.f, s.broken = nil, errClosed
+	return err
+}
+
+var errClosed = errors.New("the record buffer is closed")
 
 // Put stores es, all or none, and returns when they are on disk. Doubles, also within es, are left out and not counted in
-// added. Where ctx ends first es may or may not be stored: put them again. The error wraps [ErrFull] when there is no room.
-func (s *Store) Put(ctx context.Context, es ...Entry) (added int, err error) { panic("soon") }
-
-// Has says whether the record id of source at minute was ever put and not yet pruned.
-func (s *Store) Has(ctx context.Context, source string, minute int64, id gatepost.ID) (bool, error) {
-	panic("soon")
+// added. The error wraps [ErrFull] when there is no room. Whoever waits when the disk is free writes for all who wait.
+func (s *Store) Put(ctx context.Context, es ...Entry) (added int, err error) {
+	if len(es) == 0 {
+		return 0, nil
+	}
+	r := &request{entries: es, done: make(chan struct{})}
+	s.mu.Lock()
+	s.queue = append(s.queue, r)
+	s.mu.Unlock()
+	select {
+	case <-r.done:
+	case s.turn <- struct{}{}:
+		runtime.Gosched() // once: whoever is about to call Put shares this sync
+		s.commitQueue(ctx)
+		<-s.turn
+		<-r.done
+	case <-ctx.Done():
+		if s.withdraw(r) {
+			return 0, context.Cause(ctx)
+		}
+		<-r.done // being written: es is in use until then
+	}
+	return r.added, r.err
 }
 
-// Prune forgets, day by day (Minute / [gatepost.MinutesPerDay]), the refusal rows of source for which keep is false.
+// withdraw takes r out of the queue; false where it is being written.
+func (s *Store) withdraw(r *request) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.Index(s.queue, r)
+	if i >= 0 {
+		s.queue = slices.Delete(s.queue, i, i+1)
+	}
+	return i >= 0
+}
+
+// commitQueue stores whatever waits in the queue. The caller has the turn.
+func (s *Store) commitQueue(ctx context.Context) {
+	s.mu.Lock()
+	batch := s.queue
+	s.queue = nil
+	s.mu.Unlock()
+	if len(batch) == 0 {
+		return
+	}
+	err := s.write(ctx, true, func(t *tx) error {
+		for _, r := range batch {
+			r.added, r.err = 0, nil // written again after damage
+		}
+		return t.put(batch)
+	})
+	for _, r := range batch {
+		if err != nil {
+			r.added, r.err = 0, err
+		} else if r.err != nil {
+			r.added, r.err = 0, s.fault(r.err)
+		}
+		close(r.done)
+	}
+}
+
+// tx is a transaction under way. Changes to st take effect with its commit.
+type tx struct {
+	s       *Store
+	f       *file
+	ctx     context.Context
+	st      state
+	changed bool // there is something to commit
+	saved   bool // st is in the transaction
+	evicted eviction
+	full    bool // a request found none
+}
+
+// write runs do in a transaction and, where durable, returns after it is on disk. The caller has the turn. A damaged file is set
+// aside and do is run again on the new one.
+func (s *Store) write(ctx context.Context, durable bool, do func(*tx) error) error {
+	ctx = context.WithoutCancel(ctx) // a commit that is half done helps nobody
+	err := s.tryWrite(ctx, durable, do)
+	if damaged(err) {
+		if err = s.setAside(ctx, err); err == nil {
+			err = s.tryWrite(ctx, durable, do)
+		}
+	}
+	if err != nil {
+		return s.fault(err)
+	}
+	return nil
+}
+
+func (s *Store) tryWrite(ctx context.Context, durable bool, do func(*tx) error) error {
+	if s.broken != nil {
+		if errors.Is(s.broken, errClosed) {
+			return errClosed
+		}
+		if err := s.reopen(ctx); err != nil {
+			return err
+		}
+	}
+	t := &tx{s: s, f: s.f, ctx: ctx, st: s.st}
+	dictionary := len(s.words.text)
+	undo := func(err error) error {
+		s.mu.Lock()
+		s.words.cut(dictionary)
+		s.moved = s.moved || t.saved
+		s.mu.Unlock()
+		if _, rerr := t.f.rollback.ExecContext(ctx); rerr != nil || !harmless(err) {
+			s.broken = cmp.Or(rerr, err)
+		}
+		return err
+	}
+	if _, err := t.f.begin.ExecContext(ctx); err != nil {
+		if !harmless(err) {
+			s.broken = err
+		}
+		return err
+	}
+	if err := do(t); err != nil {
+		return undo(err)
+	}
+	if !t.changed {
+		s.mu.Lock()
+		s.settle(t)
+		s.mu.Unlock()
+		_, err := t.f.rollback.ExecContext(ctx)
+		return err
+	}
+	s.unsaved += int(t.st.Next - s.st.Next)
+	s.mu.Lock()
+	moved := s.moved
+	s.mu.Unlock()
+	if moved || s.unsaved >= maxUnsaved || t.st.Cur != s.st.Cur {
+		if err := t.save(); err != nil {
+			return undo(err)
+		}
+	}
+	for i, w := range s.words.text[dictionary:] {
+		if _, err := t.f.w.ExecContext(ctx, "INSERT INTO word VALUES(?,?)", dictionary+i+1, w); err != nil {
+			return undo(err)
+		}
+	}
+	if _, err := t.f.commit.ExecContext(ctx); err != nil {
+		return undo(err)
+	}
+	frames := t.f.cacheWrites()
+	t.f.frames += frames
+	if durable {
+		if err := s.sync(t.f); err != nil {
+			s.broken, s.unsure = err, true
+			return err
+		}
+	}
+	s.mu.Lock()
+	s.settle(t)
+	s.st = t.st
+	s.commits++
+	s.written += int64(frames) * frameSize
+	if durable {
+		s.syncs++
+	}
+	if t.saved {
+		s.unsaved = 0
+	}
+	s.publish(t.st.Next - 1)
+	s.mu.Unlock()
+	if t.f.frames >= 2*checkpointFrames { // Run does it sooner
+		return s.checkpoint(ctx)
+	}
+	if t.f.frames >= checkpointFrames {
+		s.wake()
+	}
+	return nil
+}
+
+// maxUnsaved bounds how many records Open counts.
+const maxUnsaved = 1000
+
+func (s *Store) checkpoint(ctx context.Context) error {
+	n, err := s.f.checkpoint(ctx, "PASSIVE")
+	s.mu.Lock()
+	s.written += n
+	s.mu.Unlock()
+	return err
+}
+
+// wake lets Run look at what is to be done.
+func (s *Store) wake() {
+	select {
+	case s.dirty <- struct{}{}:
+	default:
+	}
+}
+
+// save puts the state and the places into the transaction.
+func (t *tx) save() error {
+	s := t.s
+	sv := saved{Next: t.st.Next, Seen: t.st.Seen, Cur: t.st.Cur,
+		Segs: make(map[int]segment), Places: make(map[string]Place)}
+	for i, g := range t.st.Segs {
+		if g.First > 0 {
+			sv.Segs[i] = g
+		}
+	}
+	s.mu.Lock()
+	sv.Log, sv.Salvaged = s.log, s.salvaged
+	for id, u := range s.uplinks {
+		sv.Places[id] = u.place
+	}
+	s.moved = false
+	s.mu.Unlock()
+	text, err := json.Marshal(sv)
+	if err != nil {
+		return err
+	}
+	if _, err = t.f.save.ExecContext(t.ctx, string(text)); err != nil {
+		s.mu.Lock()
+		s.moved = true
+		s.mu.Unlock()
+		return err
+	}
+	t.changed, t.saved = true, true
+	return nil
+}
+
+// number is the dictionary's number for w, which is made where there is none; nil for the empty word.
+func (t *tx) number(w string) any {
+	if w == "" {
+		return nil
+	}
+	if n := t.s.words.of(w); n != 0 {
+		return n
+	}
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	return t.s.words.add(w)
+}
+
+// put stores what the requests of batch hold. A request that finds no room fails alone.
+func (t *tx) put(batch []*request) error {
+	var need int64
+	for _, r := range batch {
+		for i := range r.entries {
+			need += size(&r.entries[i].Stored)
+		}
+	}
+	room, err := t.makeRoom(need)
+	if err != nil {
+		return err
+	}
+	for _, r := range batch {
+		if room {
+			r.added, err = t.insert(r.entries)
+		} else {
+			err = t.insertIfRoom(r)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// insertIfRoom is insert for a file that is nearly full: doubles need no room, so it is known only afterwards.
+func (t *tx) insertIfRoom(r *request) error {
+	if _, err := t.f.w.ExecContext(t.ctx, "SAVEPOINT r"); err != nil {
+		return err
+	}
+	before := t.st
+	added, err := t.insert(r.entries)
+	if err != nil {
+		return err
+	}
+	r.added = added
+	if added > 0 && t.st.bytes() > t.s.o.MaxBytes {
+		if _, err := t.f.w.ExecContext(t.ctx, "ROLLBACK TO r"); err != nil {
+			return err
+		}
+		t.st = before
+		r.err, t.full = ErrFull, true
+	}
+	_, err = t.f.w.ExecContext(t.ctx, "RELEASE r")
+	return err
+}
+
+// insert stores es without its doubles and says how many that were.
+func (t *tx) insert(es []Entry) (added int, err error) {
+	args, rows := t.s.args[:0], 0
+	flush := func(many bool) error {
+		stmt, err := t.f.inserter(t.ctx, t.st.Cur, many)
+		if err != nil {
+			return err
+		}
+		per := columnCount
+		if many {
+			per *= rowsPerInsert
+		}
+		for a := args; len(a) > 0; a = a[per:] {
+			if _, err := stmt.ExecContext(t.ctx, a[:per]...); err != nil {
+				return err
+			}
+		}
+		clear(args)
+		args, rows = args[:0], 0
+		t.rotate()
+		return nil
+	}
+	for i := range es {
+		e := &es[i]
+		if e.Source != "" {
+			res, err := t.f.refuse.ExecContext(t.ctx, t.number(e.Source), e.Minute, seenHash(e.ID))
+			if err != nil {
+				return added, err
+			}
+			if n, err := res.RowsAffected(); err != nil {
+				return added, err
+			} else if n == 0 {
+				continue
+			}
+			t.st.Seen++
+		}
+		id := t.st.Next
+		t.st.Next++
+		args = appendRow(args, id, &e.Stored, e.Source != "", t.number)
+		rows++
+		t.st.add(id, e.Received.UnixMilli(), class(e.Kind), size(&e.Stored))
+		added++
+		t.changed = true
+		if rows == rowsPerInsert {
+			if err := flush(true); err != nil {
+				return added, err
+			}
+		}
+	}
+	if rows > 0 {
+		if err := flush(false); err != nil {
+			return added, err
+		}
+	}
+	t.s.args = args
+	return added, nil
+}
+
+// rotate begins the next segment when the current one is long enough: 1 MiB where little waits, so that it is soon
+// delivered as a whole and emptied, more the more segments are in use, so that they suffice for all of MaxBytes.
+func (t *tx) rotate() {
+	used, empty := 0, -1
+	for i := range t.st.Segs {
+		if t.st.Segs[i].First > 0 {
+			used++
+		} else {
+			empty = i
+		}
+	}
+	limit := min(int64(1)<<(20+min(used-1, 30)), max(1<<20, t.s.o.MaxBytes/24))
+	if empty >= 0 && t.st.Segs[t.st.Cur].bytes() >= limit {
+		t.st.Cur = empty
+	}
+}
+
+// seenHash is the part of an ID by which doubles are refused, within one source and minute.
+func seenHash(id gatepost.ID) int64 { return int64(binary.BigEndian.Uint64(id[:8])) }
+
+// exclusive runs do in a transaction of its own, after waiting for the turn.
+func (s *Store) exclusive(ctx context.Context, durable bool, do func(*tx) error) error {
+	select {
+	case s.turn <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { <-s.turn }()
+	return s.write(ctx, durable, do)
+}
+
+// Prune forgets, day by day (Minute / [gatepost.MinutesPerDay]), the refusal rows of source for which keep is false: days
+// that a full read of the source proved gone. Losing its work to a power cut does no harm, so it is not synced.
 func (s *Store) Prune(ctx context.Context, source string, keep func(day int64) bool) (removed int64, err error) {
-	panic("soon")
+	s.mu.Lock()
+	src := s.words.of(source)
+	s.mu.Unlock()
+	if src == 0 {
+		return 0, nil
+	}
+	var days []int64
+	err = s.reading(ctx, func(f *file) error {
+		next, err := f.readers.PrepareContext(ctx, "SELECT minute FROM seen WHERE src=? AND minute>=? ORDER BY minute LIMIT 1")
+		if err != nil {
+			return err
+		}
+		defer next.Close()
+		for from := int64(-1 << 62); ; {
+			var minute int64
+			switch err := next.QueryRowContext(ctx, src, from).Scan(&minute); {
+			case errors.Is(err, sql.ErrNoRows):
+				return nil
+			case err != nil:
+				return err
+			}
+			day := floorDiv(minute, gatepost.MinutesPerDay)
+			days = append(days, day)
+			from = (day + 1) * gatepost.MinutesPerDay
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	for _, day := range days {
+		if keep(day) {
+			continue
+		}
+		var n int64
+		err := s.exclusive(ctx, false, func(t *tx) error {
+			res, err := t.f.w.ExecContext(ctx, "DELETE FROM seen WHERE src=? AND minute BETWEEN ? AND ?",
+				src, day*gatepost.MinutesPerDay, (day+1)*gatepost.MinutesPerDay-1)
+			if err != nil {
+				return err
+			}
+			if n, err = res.RowsAffected(); err != nil || n == 0 {
+				return err
+			}
+			t.st.Seen -= n
+			return t.save()
+		})
+		if err != nil {
+			return removed, err
+		}
+		removed += n
+	}
+	return removed, nil
 }
 
-// Log names this incarnation of the file.
-func (s *Store) Log() string { panic("soon") }
-
-// Head is the number of the newest record on disk, 0 before the first.
-func (s *Store) Head() int64 { panic("soon") }
-
-// Wait returns when Head is beyond after.
-func (s *Store) Wait(ctx context.Context, after int64) error { panic("soon") }
-
-// Read returns records in (after, upto] in order, at most maxRecords and about maxBytes of data, but at least one if there is any.
-func (s *Store) Read(ctx context.Context, after, upto int64, maxRecords, maxBytes int) ([]gatepost.Stored, error) {
-	panic("soon")
+func floorDiv(a, b int64) int64 {
+	q := a / b
+	if a%b < 0 {
+		q--
+	}
+	return q
 }
 
-// SetUplinks says which uplinks there are, at start and at each reload. The place of one that is gone is dropped.
-func (s *Store) SetUplinks(ctx context.Context, us []Uplink) error { panic("soon") }
-
-// Place is where uplink stands; the zero Place where there is no such uplink.
-func (s *Store) Place(uplink string) Place { panic("soon") }
-
-// SetPlace moves uplink, in memory at once and on disk with the next commit or within 200 ms. p must not be ahead of what was confirmed.
-func (s *Store) SetPlace(uplink string, p Place) { panic("soon") }
-
-// Park keeps r aside, for people to look at, because uplink will never take it.
+// Park keeps r aside, for people to look at, because uplink will never take it. The oldest of very many are dropped.
 func (s *Store) Park(ctx context.Context, uplink string, r gatepost.Stored, reason string) error {
-	panic("soon")
+	rec, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	var dropped string // whose
+	err = s.exclusive(ctx, true, func(t *tx) error {
+		dropped, t.changed = "", true
+		_, err := t.f.w.ExecContext(t.ctx, "INSERT INTO parked(at,uplink,reason,rec) VALUES(?,?,?,?)", s.o.Now().UnixMilli(), uplink, reason, rec)
+		if err != nil || s.parkedTotal() < maxParked {
+			return err
+		}
+		return t.f.w.QueryRowContext(t.ctx, "DELETE FROM parked WHERE n=(SELECT min(n) FROM parked) RETURNING uplink").Scan(&dropped)
+	})
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.parked[uplink]++
+	if dropped != "" {
+		s.parked[dropped]--
+	}
+	return nil
 }
 
-// Parked lists parked records, newest first.
-func (s *Store) Parked(ctx context.Context, limit int) ([]ParkedRecord, error) { panic("soon") }
+func (s *Store) parkedTotal() (n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.parked {
+		n += c
+	}
+	return n
+}
 
-// Stats counts.
-func (s *Store) Stats() Stats { panic("soon") }
+// maxParked bounds what a far system that takes nothing at all can fill.
+const maxParked = 10_000
+
+// finishSalvage completes an exchange of files that a stop interrupted: a finished new file waits under the name that
+// setAside gave it, or an unfinished one is to be thrown away.
+func (s *Store) finishSalvage() error {
+	fresh := s.path + ".new"
+	if _, err := os.Stat(fresh); err != nil {
+		return nil // the usual case
+	}
+	switch _, err := os.Stat(s.path); {
+	case err == nil:
+		return removeDatabase(fresh)
+	case errors.Is(err, os.ErrNotExist):
+		s.o.Log.Error("record buffer was damaged: a stop interrupted its repair, which is finished now", "hint", "the damaged file is kept beside it")
+		return s.adopt(fresh, s.aside())
+	default:
+		return err
+	}
+}
+
+// adopt takes a finished new file into use. A write-ahead log of the damaged one must not meet it.
+func (s *Store) adopt(fresh, aside string) error {
+	for _, suffix := range []string{"-wal", "-shm"} {
+		if err := os.Rename(s.path+suffix, aside+suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("set the damaged file aside: %w", err)
+		}
+		if err := os.Remove(fresh + suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	if err := os.Rename(fresh, s.path); err != nil {
+		return fmt.Errorf("take the new file into use: %w", err)
+	}
+	return syncDir(filepath.Dir(s.path))
+}
