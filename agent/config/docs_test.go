@@ -1,0 +1,71 @@
+package config
+
+import (
+	"errors"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"gatepost"
+	"gatepost/drivers"
+	"gatepost/uplink"
+)
+
+// TestDocs wants each option in docs/config.md, under its own heading.
+func TestDocs(t *testing.T) {
+	page, err := os.ReadFile("../../docs/config.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(heading string, options reflect.Type) {
+		t.Helper()
+		_, part, found := strings.Cut(string(page), "\n"+heading+"\n")
+		part, _, _ = strings.Cut(part, "\n#")
+		if !found {
+			t.Errorf("no heading %q", heading)
+		}
+		names := map[string]reflect.Type{}
+		optionsOf(options, names)
+		for name := range names {
+			if !strings.Contains(part, "\n| `"+name+"` |") {
+				t.Errorf("%s: no row for %s", heading, name)
+			}
+		}
+	}
+	check("## agent", reflect.TypeFor[agentKeys]())
+	check("## buffer", reflect.TypeFor[bufferKeys]())
+	check("## devices", reflect.TypeFor[deviceKeys]())
+	check("## uplinks", reflect.TypeFor[uplinkKeys]())
+
+	var options reflect.Type
+	peek := func(into any) error { options = reflect.TypeOf(into).Elem(); return errors.New("only looking") }
+	for _, d := range drivers.All() {
+		d.New(peek, gatepost.Env{ID: "x", Log: quiet})
+		check("### driver: "+d.Name, options)
+	}
+	for _, u := range uplink.All() {
+		u.New(peek, gatepost.UplinkEnv{ID: "x", Agent: "x", Log: quiet})
+		check("### driver: "+u.Name, options)
+	}
+}
+
+// TestOwnOptions keeps the lists that an entry is split by equal to the structs.
+func TestOwnOptions(t *testing.T) {
+	for _, c := range []struct {
+		typ  reflect.Type
+		list []string
+	}{{reflect.TypeFor[deviceKeys](), deviceOpts}, {reflect.TypeFor[uplinkKeys](), uplinkOpts}} {
+		names := map[string]reflect.Type{}
+		optionsOf(c.typ, names)
+		for name := range names {
+			if !slices.Contains(c.list, name) {
+				t.Errorf("%s is not in %v", name, c.list)
+			}
+		}
+		if len(names) != len(c.list) {
+			t.Errorf("%v has more than %v", c.list, c.typ)
+		}
+	}
+}
