@@ -36,6 +36,8 @@ type Options struct {
 
 	ReconnectWindow time.Duration // width of the first wait after a lost uplink; 0: 15 s, so that a fleet does not return at once
 	Beat            time.Duration // between heartbeats; 0: 30 s
+
+	synced func() bool // nil: asks the kernel
 }
 
 // Agent is one running site. Make it with New, then call Run once.
@@ -90,6 +92,9 @@ func New(o Options) *Agent {
 		news:    make(chan struct{}, 1),
 		devices: map[gatepost.DeviceID]*device{},
 		uplinks: map[string]*uplink{},
+	}
+	if o.synced != nil {
+		a.clock.synced = o.synced
 	}
 	a.challenge.rotate(time.Now())
 	return a

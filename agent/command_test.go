@@ -40,7 +40,6 @@ func (u *fakeUplink) deliver(m gatepost.Delivery) {
 func gateSite(t *testing.T, change func(*Options)) (*site, *fakeSession) {
 	fs := newFakeSession()
 	s := newSite(t, t.TempDir(), &fakeDevice{open: func(int) (gatepost.Session, error) { return fs, nil }}, change)
-	s.clock.synced = func() bool { return false }
 	time.Sleep(time.Second)
 	return s, fs
 }

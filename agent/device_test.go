@@ -196,7 +196,6 @@ func TestClockIsGovernedOnlyWithinItsRules(t *testing.T) {
 					o.Devices[0].SyncClock = c.threshold
 					o.Trusted = c.trusted
 				})
-				s.Agent.clock.synced = func() bool { return false }
 				time.Sleep(time.Minute)
 				fs.mu.Lock()
 				sets := len(fs.set)
@@ -275,8 +274,9 @@ func TestStopsWithinFiveSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := newFakeSession()
 		fs.readGate = make(chan struct{}) // a read that never ends
-		s := newSite(t, t.TempDir(), &fakeDevice{open: func(int) (gatepost.Session, error) { return fs, nil }}, nil)
-		s.up.send = func([]gatepost.Stored, bool) (int, error) { return 0, io.ErrNoProgress }
+		s := newSite(t, t.TempDir(), &fakeDevice{open: func(int) (gatepost.Session, error) { return fs, nil }}, func(o *Options) {
+			o.Uplinks[0].Uplink.(*fakeUplink).send = func([]gatepost.Stored, bool) (int, error) { return 0, io.ErrNoProgress }
+		})
 		time.Sleep(time.Minute)
 		began := time.Now()
 		s.halt(t)

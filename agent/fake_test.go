@@ -276,7 +276,7 @@ func newSite(t *testing.T, dir string, dev *fakeDevice, change func(*Options)) *
 		t.Fatal(err)
 	}
 	s := &site{dir: dir, up: &fakeUplink{}, dev: dev, ended: make(chan struct{})}
-	o := Options{ID: "site-1", Version: "test", Zone: "UTC", Trusted: true, DataDir: dir, Store: st, Book: b, Log: log,
+	o := Options{ID: "site-1", Version: "test", Zone: "UTC", Trusted: true, synced: func() bool { return false }, DataDir: dir, Store: st, Book: b, Log: log,
 		Devices: []config.Device{deviceConf("gate", dev)},
 		Uplinks: []config.Uplink{{ID: "cloud", Driver: "fake", Required: true, FromOldest: true, Hash: "1", Uplink: s.up}},
 	}
