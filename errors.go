@@ -59,3 +59,6 @@ var ErrOutcomeUnknown = errors.New("no answer: it may or may not have happened")
 
 // ErrRefused marks an action that the terminal itself refused.
 var ErrRefused = errors.New("the terminal refused")
+
+// ErrHungUp marks a connection that the other end closed in order, as terminals do that serve one client at a time.
+var ErrHungUp = errors.New("the terminal closed the connection")

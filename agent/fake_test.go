@@ -76,7 +76,7 @@ func (s *fakeSession) Listen(ctx context.Context, emit gatepost.Emit) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-s.lost:
-			return io.EOF
+			return gatepost.ErrHungUp
 		case r := <-s.live:
 			if err := emit(ctx, r); err != nil {
 				return err

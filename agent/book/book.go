@@ -21,6 +21,8 @@ const (
 	pruneBite  = 100                    // rows
 	keepFor    = 30 * 24 * time.Hour
 	keepRows   = 20_000
+	checkAfter = time.Hour // from the start to the first look for damage
+	checkEvery = 24 * time.Hour
 )
 
 // Book is an open book.db. Its methods are safe for several goroutines.
@@ -178,13 +180,18 @@ func (b *Book) fail(err error) {
 	}
 }
 
-// Run syncs what was not waited for and prunes the ledger, until ctx ends. It returns early when the disk failed: the
+// Run syncs what was not waited for, prunes the ledger and looks for damage, until ctx ends. It returns early when the disk failed: the
 // book then refuses all work, and only opening it again tells what is on the disk.
 func (b *Book) Run(ctx context.Context) error {
 	lazy, prune := time.NewTimer(lazySync), time.NewTimer(prunePause)
 	defer lazy.Stop()
 	defer prune.Stop()
 	armed := true // lazy runs
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { b.checkDaily(ctx) })
 	for {
 		select {
 		case <-ctx.Done():

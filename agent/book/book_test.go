@@ -491,6 +491,47 @@ func TestDamageFoundInService(t *testing.T) {
 	}
 }
 
+// TestCheckFindsDamage has the daily look find what no call has come across.
+func TestCheckFindsDamage(t *testing.T) {
+	path := fill(t)
+	ok(t, os.Remove(path+"-wal"))
+	scribble(t, path, 40<<10, 1024)
+	b := open(t, path)
+	ok(t, b.check(t.Context()))
+	if aside, err := filepath.Glob(path + ".damaged-*Z"); len(aside) != 1 || err != nil {
+		t.Errorf("set aside: %v, %v", aside, err)
+	}
+	if d, known, err := b.Device(t.Context(), "gate"); !known || d.Identity != "A" || err != nil {
+		t.Errorf("the device was not salvaged: %v", err)
+	}
+	ok(t, b.check(t.Context()))
+	if aside, err := filepath.Glob(path + ".damaged-*Z"); len(aside) != 1 || err != nil {
+		t.Errorf("set aside although sound: %v, %v", aside, err)
+	}
+}
+
+// TestFullDisk has a full disk refuse a command, with a hint, and work again once there is space.
+func TestFullDisk(t *testing.T) {
+	b, ctx := newBook(t), t.Context()
+	for _, c := range []struct{ spoil, mend, hint string }{
+		{"PRAGMA max_page_count=1", "PRAGMA max_page_count=100000", "the disk is full: free some space, or lower buffer.max_size"},
+		{"PRAGMA query_only=1", "PRAGMA query_only=0", "the disk is mounted read-only, often because an SD card is failing: see dmesg"},
+	} {
+		_, err := b.s.conn.ExecContext(ctx, c.spoil)
+		ok(t, err)
+		refused := unlock(c.spoil)
+		refused.Challenge = strings.Repeat("x", 4096) // more than the free pages hold
+		if _, err := b.Begin(ctx, refused, noon); gatepost.HintOf(err) != c.hint {
+			t.Errorf("%s: %v, hint %q", c.spoil, err, gatepost.HintOf(err))
+		}
+		_, err = b.s.conn.ExecContext(ctx, c.mend)
+		ok(t, err)
+		if known, err := b.Begin(ctx, refused, noon); known != nil || err != nil {
+			t.Errorf("%s: %+v, %v", c.mend, known, err)
+		}
+	}
+}
+
 // TestWhyItCannotBeOpened wants a hint for people with each reason.
 func TestWhyItCannotBeOpened(t *testing.T) {
 	dir := t.TempDir()

@@ -9,13 +9,55 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"time"
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"gatepost"
 )
 
 // tables is what is salvaged from a damaged file, the ledger first.
 var tables = []string{"command", "device", "cursor", "kv", "fact"}
+
+// checkDaily looks for damage that nobody has come across yet.
+func (b *Book) checkDaily(ctx context.Context) {
+	timer := time.NewTimer(checkAfter)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+			if err := b.check(ctx); err != nil && ctx.Err() == nil {
+				b.log.Warn("book not checked", "err", err, "hint", gatepost.HintOf(err))
+			}
+			timer.Reset(checkEvery)
+		}
+	}
+}
+
+// check has SQLite look at every page, over a connection of its own, so that nobody waits for it; a damaged file is
+// replaced.
+func (b *Book) check(ctx context.Context) error {
+	b.mu.Lock()
+	s := b.s
+	b.mu.Unlock()
+	db, err := sql.Open("sqlite", fileURI(b.path)+"?mode=ro")
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	var found string
+	err = db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&found)
+	switch {
+	case err == nil && found != "ok":
+		err = errors.New(found)
+	case !damaged(err):
+		return err
+	}
+	return b.repair(context.WithoutCancel(ctx), s, err)
+}
 
 // replace sets the damaged file aside, whole and for good, starts a new one and copies into it what the old one still
 // tells. The old one is not open.

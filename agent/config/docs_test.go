@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 
@@ -26,9 +25,7 @@ func TestDocs(t *testing.T) {
 		if !found {
 			t.Errorf("no heading %q", heading)
 		}
-		names := map[string]reflect.Type{}
-		optionsOf(options, names)
-		for name := range names {
+		for name := range optionsOf(options) {
 			if !strings.Contains(part, "\n| `"+name+"` |") {
 				t.Errorf("%s: no row for %s", heading, name)
 			}
@@ -48,24 +45,5 @@ func TestDocs(t *testing.T) {
 	for _, u := range uplink.All() {
 		u.New(peek, gatepost.UplinkEnv{ID: "x", Agent: "x", Log: quiet})
 		check("### driver: "+u.Name, options)
-	}
-}
-
-// TestOwnOptions keeps the lists that an entry is split by equal to the structs.
-func TestOwnOptions(t *testing.T) {
-	for _, c := range []struct {
-		typ  reflect.Type
-		list []string
-	}{{reflect.TypeFor[deviceKeys](), deviceOpts}, {reflect.TypeFor[uplinkKeys](), uplinkOpts}} {
-		names := map[string]reflect.Type{}
-		optionsOf(c.typ, names)
-		for name := range names {
-			if !slices.Contains(c.list, name) {
-				t.Errorf("%s is not in %v", name, c.list)
-			}
-		}
-		if len(names) != len(c.list) {
-			t.Errorf("%v has more than %v", c.list, c.typ)
-		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -66,11 +67,7 @@ type (
 	}
 )
 
-var (
-	sections   = []string{"agent", "buffer", "devices", "uplinks", "listen"}
-	deviceOpts = []string{"id", "driver", "enabled", "timezone", "poll", "full_read", "sync_clock"}
-	uplinkOpts = []string{"id", "driver", "required", "from"}
-)
+var sections = []string{"agent", "buffer", "devices", "uplinks", "listen"}
 
 func (l *loader) mistake(n *yaml.Node, format string, args ...any) {
 	l.mistakes = append(l.mistakes, l.at(n, format, args...))
@@ -188,7 +185,7 @@ func (l *loader) group(n *yaml.Node, into any, label string) bool {
 func (l *loader) device(n *yaml.Node, label string) (Device, bool) {
 	keys := deviceKeys{Enabled: true, FullRead: span(DefaultFullRead)}
 	before := len(l.mistakes)
-	label, own, opts, ok := l.entry("devices", n, label, &keys, deviceOpts, func() string { return keys.ID })
+	label, own, opts, ok := l.entry("devices", n, label, &keys, func() string { return keys.ID })
 	if !ok {
 		return Device{}, false
 	}
@@ -214,7 +211,7 @@ func (l *loader) device(n *yaml.Node, label string) (Device, bool) {
 	if i < 0 {
 		return d, false
 	}
-	clean, err := l.make(n, opts, label, keys.Driver, deviceOpts, func(dec gatepost.Decoder) (err error) {
+	clean, err := l.make(n, opts, label, keys.Driver, optionsOf(reflect.TypeOf(keys)), func(dec gatepost.Decoder) (err error) {
 		d.Device, err = l.kit.Drivers[i].New(dec, l.kit.DeviceEnv(d.ID))
 		return err
 	})
@@ -230,7 +227,7 @@ func (l *loader) device(n *yaml.Node, label string) (Device, bool) {
 func (l *loader) uplink(n *yaml.Node, label string, first bool) (Uplink, bool) {
 	keys := uplinkKeys{From: "oldest"}
 	before := len(l.mistakes)
-	label, own, opts, ok := l.entry("uplinks", n, label, &keys, uplinkOpts, func() string { return keys.ID })
+	label, own, opts, ok := l.entry("uplinks", n, label, &keys, func() string { return keys.ID })
 	if !ok {
 		return Uplink{}, false
 	}
@@ -249,7 +246,7 @@ func (l *loader) uplink(n *yaml.Node, label string, first bool) (Uplink, bool) {
 	if i < 0 {
 		return u, false
 	}
-	clean, _ := l.make(n, opts, label, keys.Driver, uplinkOpts, func(dec gatepost.Decoder) (err error) {
+	clean, _ := l.make(n, opts, label, keys.Driver, optionsOf(reflect.TypeOf(keys)), func(dec gatepost.Decoder) (err error) {
 		u.Uplink, err = l.kit.Uplinks[i].New(dec, l.kit.UplinkEnv(u.ID, l.agent.ID))
 		return err
 	})
@@ -259,7 +256,7 @@ func (l *loader) uplink(n *yaml.Node, label string, first bool) (Uplink, bool) {
 
 // entry decodes what every entry of a section has into keys, and checks its id. It returns the label for mistakes, and
 // the entry in two parts: the options that were decoded, and the rest, for the driver.
-func (l *loader) entry(section string, n *yaml.Node, label string, keys any, names []string, id func() string) (_ string, own, rest *yaml.Node, ok bool) {
+func (l *loader) entry(section string, n *yaml.Node, label string, keys any, id func() string) (_ string, own, rest *yaml.Node, ok bool) {
 	if n.Kind != yaml.MappingNode {
 		l.mistake(n, "%s: wants options, the first as \"- id: NAME\"", label)
 		return "", nil, nil, false
@@ -267,9 +264,10 @@ func (l *loader) entry(section string, n *yaml.Node, label string, keys any, nam
 	o, r := *n, *n
 	own, rest = &o, &r
 	own.Content, rest.Content = nil, nil
+	options := optionsOf(reflect.TypeOf(keys).Elem())
 	for key, value := range pairs(n) {
 		part := rest
-		if slices.Contains(names, key.Value) {
+		if _, ok := options[key.Value]; ok {
 			part = own
 		}
 		part.Content = append(part.Content, key, value)
@@ -317,7 +315,7 @@ func (l *loader) pick(n, own *yaml.Node, name string, names []string, label stri
 
 // make has a driver check its options. Mistakes that the decoder found come back with their places; another error of the
 // driver stands at the option that its text begins with ("address: …"), else at the entry.
-func (l *loader) make(n, opts *yaml.Node, label, driver string, others []string, create func(gatepost.Decoder) error) (*yaml.Node, error) {
+func (l *loader) make(n, opts *yaml.Node, label, driver string, others map[string]reflect.Type, create func(gatepost.Decoder) error) (*yaml.Node, error) {
 	clean := opts
 	var found Mistakes
 	err := create(func(into any) error {

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -177,9 +179,9 @@ func empty(n *yaml.Node) bool {
 
 // scope is what mistakes in a group of options begin and end with.
 type scope struct {
-	label  string   // `devices "gate": `
-	owner  string   // ` for driver zk`
-	others []string // names that are options too, though not here: for "did you mean"
+	label  string                  // `devices "gate": `
+	owner  string                  // ` for driver zk`
+	others map[string]reflect.Type // what is an option too, though not here: for "did you mean"
 }
 
 // decoding is the filling of one struct.
@@ -224,8 +226,7 @@ func (d *decoding) mistake(n *yaml.Node, path, format string, args ...any) {
 
 // mapping is m as the library should see it: options that typ knows, each once, secrets fetched.
 func (d *decoding) mapping(m *yaml.Node, typ reflect.Type, path string) *yaml.Node {
-	options := map[string]reflect.Type{}
-	optionsOf(typ, options)
+	options := optionsOf(typ)
 	clean := *m
 	clean.Content = nil
 	seen := map[string]*yaml.Node{}
@@ -279,7 +280,7 @@ func (d *decoding) candidates(options map[string]reflect.Type, path string) []st
 		}
 	}
 	if path == "" {
-		names = append(names, d.others...)
+		names = slices.AppendSeq(names, maps.Keys(d.others))
 	}
 	return names
 }
@@ -381,11 +382,11 @@ func numberWording(p place, said string) string {
 	case p.node.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle) != 0:
 		return said + " is in quotes; write the number without them"
 	case whole && f != float64(int64(f)) && f > -1e15 && f < 1e15:
-		return p.node.Value + " is not a whole number"
+		return said + " is not a whole number"
 	case f < 0:
-		return p.node.Value + " is too low"
+		return said + " is too low"
 	}
-	return quote(p.node.Value) + " is too high"
+	return said + " is too high"
 }
 
 // quote is s as a mistake shows it, short.
@@ -403,21 +404,23 @@ func join(path, name string) string {
 	return path + "." + name
 }
 
-// optionsOf collects the options of a struct, by their names in YAML.
-func optionsOf(typ reflect.Type, into map[string]reflect.Type) {
+// optionsOf is the options of a struct, by their names in YAML.
+func optionsOf(typ reflect.Type) map[string]reflect.Type {
+	options := map[string]reflect.Type{}
 	if typ.Kind() != reflect.Struct {
-		return
+		return options
 	}
 	for f := range typ.Fields() {
 		name, flags, _ := strings.Cut(f.Tag.Get("yaml"), ",")
 		switch {
 		case name == "-" || !f.IsExported():
 		case strings.Contains(flags, "inline"):
-			optionsOf(f.Type, into)
+			maps.Copy(options, optionsOf(f.Type))
 		case name == "":
-			into[strings.ToLower(f.Name)] = f.Type
+			options[strings.ToLower(f.Name)] = f.Type
 		default:
-			into[name] = f.Type
+			options[name] = f.Type
 		}
 	}
+	return options
 }

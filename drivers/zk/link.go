@@ -90,7 +90,7 @@ func (l *link) read() {
 		}
 		if err != nil {
 			if errors.Is(err, io.EOF) {
-				err = errors.New("the terminal closed the connection")
+				err = gatepost.ErrHungUp
 			}
 			l.mu.Lock()
 			if l.cause != nil {
