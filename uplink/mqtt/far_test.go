@@ -221,13 +221,15 @@ type proxy struct {
 	rate   int           // bytes per second upwards; 0: unlimited
 }
 
-func startProxy(t testing.TB, to string) *proxy {
+func startProxy(t testing.TB, to string) *proxy { return startSlowProxy(t, to, 0) }
+
+func startSlowProxy(t testing.TB, to string, rate int) *proxy {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{t: t, l: l, to: to, conns: make(map[net.Conn]bool)}
+	p := &proxy{t: t, l: l, to: to, rate: rate, conns: make(map[net.Conn]bool)}
 	t.Cleanup(func() { l.Close(); p.hold(false); p.cut() })
 	go p.serve()
 	return p
@@ -264,6 +266,7 @@ func (p *proxy) pass(to, from net.Conn, up bool) {
 	defer to.Close()
 	defer from.Close()
 	b := make([]byte, 4<<10)
+	var due time.Time // when the bytes passed so far are through
 	if p.rate > 0 {
 		b = b[:256]
 		_ = from.(*net.TCPConn).SetReadBuffer(4 << 10) // a slow link has little room
@@ -274,7 +277,11 @@ func (p *proxy) pass(to, from net.Conn, up bool) {
 			return
 		}
 		if up && p.rate > 0 {
-			<-time.After(time.Duration(n) * time.Second / time.Duration(p.rate))
+			if now := time.Now(); due.Before(now) {
+				due = now
+			}
+			due = due.Add(time.Duration(n) * time.Second / time.Duration(p.rate))
+			<-time.After(time.Until(due))
 		}
 		p.mu.Lock()
 		held := p.held

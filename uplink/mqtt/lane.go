@@ -8,7 +8,7 @@ import (
 // lane bounds what is in flight: sent, and not confirmed yet.
 //
 // A backlog's lane also adapts to the link. What it has in flight stands in queues, first of all in the kernel's, ahead of
-// any live record: on 20 KB/s, 1 MiB in flight would delay an unlock's result by 50 s. So, as LEDBAT does (RFC 6817), it
+// any live record: on 20 KB/s, 1 MiB in flight would delay an unlock's result by 52 s. So, as LEDBAT does (RFC 6817), it
 // measures how much longer a confirmation takes than the fastest one did, which is the time spent in queues, and keeps
 // that near queueTarget.
 type lane struct {
@@ -24,7 +24,7 @@ type lane struct {
 }
 
 const (
-	queueTarget = 250 * time.Millisecond
+	queueTarget = 200 * time.Millisecond
 	budgetMin   = 4 << 10
 	budgetMost  = 1 << 20
 )
@@ -73,9 +73,10 @@ func (l *lane) adapt(n int, took time.Duration) {
 	if l.fastest == 0 || took < l.fastest {
 		l.fastest = took
 	}
-	if queued := took - l.fastest; queued > queueTarget {
+	switch queued := took - l.fastest; {
+	case queued > queueTarget:
 		l.budget = max(budgetMin, l.budget/2, int(float64(l.budget)*queueTarget.Seconds()/queued.Seconds()))
-	} else {
+	case queued < queueTarget/2:
 		l.budget = min(budgetMost, l.budget+n)
 	}
 }

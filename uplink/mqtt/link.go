@@ -143,6 +143,16 @@ func (l *link) publish(ctx context.Context, topic string, qos byte, retained boo
 }
 
 func (l *link) Announce(ctx context.Context, b gatepost.Birth) error {
+	// A list with nothing in it is [] on the wire, never null.
+	b.Verbs = append([]string{}, b.Verbs...)
+	b.Devices = append([]gatepost.BirthDevice{}, b.Devices...)
+	for i := range b.Devices {
+		d := &b.Devices[i]
+		d.Verbs = append([]string{}, d.Verbs...)
+		if d.TTL == nil {
+			d.TTL = map[string]float64{}
+		}
+	}
 	doc, err := document(b)
 	if err != nil {
 		return fmt.Errorf("birth document: %w", err)
@@ -151,6 +161,9 @@ func (l *link) Announce(ctx context.Context, b gatepost.Birth) error {
 }
 
 func (l *link) Beat(ctx context.Context, h gatepost.Heartbeat) error {
+	if h.Devices == nil {
+		h.Devices = map[string]int{}
+	}
 	doc, err := document(h)
 	if err != nil {
 		return fmt.Errorf("heartbeat: %w", err)

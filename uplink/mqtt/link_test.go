@@ -230,8 +230,7 @@ func TestSilentBrokerIsGivenUp(t *testing.T) {
 // A slow link must not make a live record wait for what the backlog has in flight.
 func TestLivePassesABacklogOnASlowLink(t *testing.T) {
 	broker := startMosquitto(t, "")
-	p := startProxy(t, broker.addr())
-	p.rate = 30_000
+	p := startSlowProxy(t, broker.addr(), 30_000)
 	link := connect(t, newUplink(t, "url: "+p.url()), "s1", nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	drained := make(chan int)
