@@ -109,7 +109,7 @@ func (b *Book) repair(ctx context.Context, s *store, cause error) error {
 	if b.s != s || b.failed != nil {
 		return b.failed
 	}
-	s.close() // its errors say nothing new
+	_ = s.close() // its errors say nothing new
 	fresh, err := b.replace(ctx, cause)
 	if err != nil {
 		b.fail(fmt.Errorf("replace damaged %s: %w", b.path, err))

@@ -34,7 +34,7 @@ func open(t testing.TB, path string) *Book {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { b.Close() })
+	t.Cleanup(func() { _ = b.Close() }) // twice, where a test closed it
 	return b
 }
 
@@ -308,7 +308,11 @@ func TestRunSyncsWithin200ms(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
-		wg.Go(func() { b.Run(ctx) })
+		wg.Go(func() {
+			if err := b.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
 		defer wg.Wait()
 		defer cancel()
 		_, err := b.FinishNew(ctx, unlock("c1"), done("c1"), noon)

@@ -77,11 +77,11 @@ func (b *Book) replace(ctx context.Context, cause error) (*store, error) {
 	}
 	count, err := b.salvage(ctx, s, aside)
 	if err != nil {
-		s.close()
+		_ = s.close()
 		return nil, err
 	}
 	if err := b.fsync(s.wal); err != nil {
-		s.close()
+		_ = s.close()
 		return nil, err
 	}
 	b.log.Error("book was damaged: set aside, salvaged, started anew", "err", fmt.Errorf("%s: %w", aside, cause), "count", count,
@@ -95,7 +95,7 @@ func (b *Book) salvage(ctx context.Context, s *store, aside string) (count int64
 	scratch := b.path + ".salvage"
 	defer func() {
 		for _, suffix := range []string{"", "-wal", "-shm"} {
-			os.Remove(scratch + suffix) // gone already, or removed by the next salvage
+			_ = os.Remove(scratch + suffix) // gone already, or removed by the next salvage
 		}
 	}()
 	for _, suffix := range []string{"", "-wal"} {
@@ -117,7 +117,7 @@ func (b *Book) salvage(ctx context.Context, s *store, aside string) (count int64
 			n, err := copyRows(ctx, s, old, table, order)
 			count += n
 			if err != nil {
-				s.conn.ExecContext(ctx, "ROLLBACK")
+				_, _ = s.conn.ExecContext(ctx, "ROLLBACK")
 				return 0, err
 			}
 		}

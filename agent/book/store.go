@@ -61,7 +61,7 @@ func openStore(ctx context.Context, path string) (_ *store, err error) {
 	s := &store{stmts: map[string]*sql.Stmt{}}
 	defer func() {
 		if err != nil {
-			s.close()
+			_ = s.close()
 			err = explain(err)
 		}
 	}()
@@ -135,7 +135,7 @@ func (s *store) migrate(ctx context.Context) error {
 		}
 		_, err = s.conn.ExecContext(ctx, fmt.Sprintf("BEGIN IMMEDIATE; %s\n; PRAGMA user_version=%d; COMMIT", step, i+1))
 		if err != nil {
-			s.conn.ExecContext(ctx, "ROLLBACK")
+			_, _ = s.conn.ExecContext(ctx, "ROLLBACK")
 			return fmt.Errorf("%s: %w", files[i], err)
 		}
 	}

@@ -39,11 +39,11 @@ func TestDocs(t *testing.T) {
 	var options reflect.Type
 	peek := func(into any) error { options = reflect.TypeOf(into).Elem(); return errors.New("only looking") }
 	for _, d := range drivers.All() {
-		d.New(peek, gatepost.Env{ID: "x", Log: quiet})
+		_, _ = d.New(peek, gatepost.Env{ID: "x", Log: quiet})
 		check("### driver: "+d.Name, options)
 	}
 	for _, u := range uplink.All() {
-		u.New(peek, gatepost.UplinkEnv{ID: "x", Agent: "x", Log: quiet})
+		_, _ = u.New(peek, gatepost.UplinkEnv{ID: "x", Agent: "x", Log: quiet})
 		check("### driver: "+u.Name, options)
 	}
 }

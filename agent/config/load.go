@@ -1,10 +1,10 @@
 package config
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -409,33 +409,33 @@ func find(n *yaml.Node, path string) *yaml.Node {
 
 // hash is equal for equal settings.
 func hash(settings string, options *yaml.Node) string {
-	h := sha256.New()
-	fmt.Fprintf(h, "%q", settings)
-	writeNode(h, options)
-	return hex.EncodeToString(h.Sum(nil)[:16])
+	b := bytes.NewBufferString(strconv.Quote(settings))
+	writeNode(b, options)
+	sum := sha256.Sum256(b.Bytes())
+	return hex.EncodeToString(sum[:16])
 }
 
 // writeNode writes what n means: not where it stands, nor in which order its options do.
-func writeNode(w io.Writer, n *yaml.Node) {
+func writeNode(b *bytes.Buffer, n *yaml.Node) {
 	switch n.Kind {
 	case yaml.MappingNode:
 		values := map[string]*yaml.Node{}
 		for key, value := range pairs(n) {
 			values[key.Value] = value
 		}
-		io.WriteString(w, "{")
+		b.WriteByte('{')
 		for _, key := range slices.Sorted(maps.Keys(values)) {
-			fmt.Fprintf(w, "%q:", key)
-			writeNode(w, values[key])
+			b.WriteString(strconv.Quote(key))
+			writeNode(b, values[key])
 		}
-		io.WriteString(w, "}")
+		b.WriteByte('}')
 	case yaml.SequenceNode:
-		io.WriteString(w, "[")
+		b.WriteByte('[')
 		for _, e := range n.Content {
-			writeNode(w, e)
+			writeNode(b, e)
 		}
-		io.WriteString(w, "]")
+		b.WriteByte(']')
 	default:
-		fmt.Fprintf(w, "%q,", n.Value)
+		b.WriteString(strconv.Quote(n.Value))
 	}
 }
