@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -30,10 +31,10 @@ type loader struct {
 	warnings  Mistakes
 	agent     Agent
 	ids       map[string]*yaml.Node // `devices "gate"`: where it is defined
-	callers   map[string]caller     // what a terminal is found by: by whom it is taken
+	taken     map[string]holder     // what a terminal is found by: which device has it
 }
 
-type caller struct {
+type holder struct {
 	id   gatepost.DeviceID
 	line int
 }
@@ -82,7 +83,7 @@ func (l *loader) load(data []byte) *Config {
 	if root == nil {
 		return nil
 	}
-	l.ids, l.callers = map[string]*yaml.Node{}, map[string]caller{}
+	l.ids, l.taken = map[string]*yaml.Node{}, map[string]holder{}
 	parts := map[string]*yaml.Node{}
 	for key, value := range pairs(root) {
 		switch {
@@ -109,12 +110,12 @@ func (l *loader) load(data []byte) *Config {
 			c.Uplinks = append(c.Uplinks, u)
 		}
 	}
-	if parts["uplinks"] == nil {
-		l.mistake(root, "uplinks: there is none, so nothing would leave this box; config.yaml.example shows one")
+	if n := parts["uplinks"]; n == nil || n.Kind == yaml.SequenceNode && len(uplinks) == 0 {
+		l.mistake(cmp.Or(n, root), "uplinks: there is none, so nothing would leave this box; config.yaml.example shows one")
 	} else if !slices.ContainsFunc(c.Uplinks, func(u Uplink) bool { return u.Required }) {
 		l.warnings = append(l.warnings, l.at(parts["uplinks"], "uplinks: none is required, so records may be dropped before any uplink confirmed them"))
 	}
-	if n := parts["listen"]; n != nil && len(n.Content) > 0 {
+	if n := parts["listen"]; n != nil && (n.Kind == yaml.ScalarNode || len(n.Content) > 0) {
 		l.mistake(n, "listen: this version of gatepost serves nothing to others yet; remove this section")
 	}
 	return c
@@ -377,11 +378,11 @@ func (l *loader) checkTaken(d Device, opts *yaml.Node, label string) {
 			key += " " + serial.Value
 		}
 	}
-	if first, taken := l.callers[key]; taken {
+	if first, found := l.taken[key]; found {
 		l.mistake(at, "%s%s: %s is already that of %q at line %d", label, what, quote(at.Value), string(first.id), first.line)
 		return
 	}
-	l.callers[key] = caller{d.ID, at.Line}
+	l.taken[key] = holder{d.ID, at.Line}
 }
 
 // find is the value at a path ("urls[1]", "tls.ca_file") below a mapping, nil where there is none.
