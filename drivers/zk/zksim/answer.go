@@ -95,7 +95,7 @@ func (s *session) stream(reply uint16, d *dataset, from, to int) error {
 		if err := s.send(f); err != nil {
 			return err
 		}
-		if !s.sleep(s.t.o.Pause) {
+		if !f.hold && !s.sleep(s.t.o.Pause) {
 			return errGone
 		}
 		return nil
@@ -109,7 +109,10 @@ func (s *session) stream(reply uint16, d *dataset, from, to int) error {
 			number++
 		}
 		data := func(b []byte) []byte { return d.append(b, at, min(at+most, to)) }
-		if err := send(frame{code: zkproto.CmdData, field: number, data: data, more: true}); err != nil {
+		f := frame{code: zkproto.CmdData, field: number, data: data, more: true}
+		// The clients that need a pause count bytes and go on at the last one: they would take a later AckOK for their next answer.
+		f.hold = s.t.o.Pause > 0 && at+most >= to
+		if err := send(f); err != nil {
 			return err
 		}
 	}

@@ -56,7 +56,8 @@ type frame struct {
 	code, field, reply uint16
 	data               func([]byte) []byte // appends the data; nil: none
 	bulk               bool                // part of a bulk answer
-	more               bool                // others follow at once
+	more               bool                // others follow
+	hold               bool                // written with the one that follows
 }
 
 func (l *link) send(f frame) error {
@@ -67,7 +68,7 @@ func (l *link) send(f frame) error {
 	l.t.spoil(l.buf[at:])
 	l.frames++
 	l.bulk = l.bulk || f.bulk
-	if glue, ok := l.t.standing("glue"); ok && f.more && l.frames < glue.Count {
+	if glue, ok := l.t.standing("glue"); f.hold || ok && f.more && l.frames < glue.Count {
 		return nil
 	}
 	err := l.write(l.buf, l.bulk)

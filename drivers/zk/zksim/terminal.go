@@ -35,7 +35,7 @@ type Options struct {
 	FrameMax int    // most data bytes per bulk frame, seen: 1008, 65528, 65536; default 65536
 	NoTail   bool   // reads at a place other than the next are refused
 
-	Pause time.Duration // after each bulk frame, for clients that take one read for one frame
+	Pause time.Duration // between bulk frames, for clients that take one read for one frame
 
 	SizesLen    int  // bytes in the answer to GetFreeSizes: 4, 80, 92 or 112; default 92
 	EventSize   int  // bytes in an attendance event: 10, 12, 14, 32, 36, 37 or 52; default 32, with 16-byte records 12
