@@ -63,7 +63,7 @@ func (s *Store) fault(err error) error {
 	f := &gatepost.Fault{Class: gatepost.Temporary}
 	switch {
 	case errors.Is(err, ErrFull):
-		f.Hint, f.Err = fullHint, err
+		f.Hint, f.Err = fullHint, fmt.Errorf("%s: %w", s.path, err)
 	case c == sqlite3.SQLITE_FULL, errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
 		f.Hint = "free some space on the disk that holds " + dir + "; until then new punches stay in the terminals"
 		f.Err = fmt.Errorf("the disk is full: %s: %w", s.path, err)
@@ -235,7 +235,7 @@ func (s *Store) salvage(ctx context.Context, n *Store) (count int64, err error) 
 	if len(places) == 0 {
 		places = sv.Places
 	}
-	base = max(base, sv.Next-1)
+	base = max(0, base, sv.Next-1)
 	delivered := int64(0)
 	if len(places) > 0 {
 		delivered = math.MaxInt64
@@ -300,7 +300,9 @@ func (r *ruin) close() {
 // the first page of a new file: that page is the same in each of our files, but for the number of pages.
 func (s *Store) openDamaged(ctx context.Context) (*ruin, error) {
 	try := func(path string) (*sql.DB, error) {
-		db, err := sql.Open("sqlite", dsn(path, "query_only(1)", "cell_size_check(1)")+"&mode=ro")
+		u := dsn(path, "query_only(1)", "cell_size_check(1)")
+		u.RawQuery += "&mode=ro"
+		db, err := sql.Open("sqlite", u.String())
 		if err != nil {
 			return nil, err
 		}

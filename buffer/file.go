@@ -48,9 +48,9 @@ type file struct {
 	open []*sql.Stmt // all statements, to be closed before their connections
 }
 
-func dsn(path string, pragmas ...string) string {
-	q := url.Values{"_pragma": append([]string{"busy_timeout(5000)", "cache_size(-1000)"}, pragmas...)}
-	return (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String()
+func dsn(path string, pragmas ...string) url.URL {
+	q := url.Values{"_pragma": append(pragmas, "busy_timeout(5000)", "cache_size(-1000)")}
+	return url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}
 }
 
 // openFile opens path, making and filling it where there is none.
@@ -63,9 +63,11 @@ func openFile(ctx context.Context, path string) (_ *file, err error) {
 			f.close()
 		}
 	}()
-	// WAL with synchronous=NORMAL syncs nothing at a commit: sync does, before anyone is told.
-	f.writers, err = sql.Open("sqlite", dsn(path, fmt.Sprintf("page_size(%d)", pageSize), "journal_mode(WAL)", "synchronous(NORMAL)",
-		fmt.Sprintf("wal_autocheckpoint(%d)", 2*checkpointFrames)))
+	// WAL with synchronous=NORMAL syncs nothing at a commit: sync does, before anyone is told. The driver runs _pragma by
+	// alphabet and _journal_mode after them; page_size has no effect once the journal mode is set.
+	w := dsn(path, fmt.Sprintf("page_size(%d)", pageSize), "synchronous(NORMAL)", fmt.Sprintf("wal_autocheckpoint(%d)", 2*checkpointFrames))
+	w.RawQuery += "&_journal_mode=WAL"
+	f.writers, err = sql.Open("sqlite", w.String())
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +97,8 @@ func openFile(ctx context.Context, path string) (_ *file, err error) {
 			return nil, err
 		}
 	}
-	if f.readers, err = sql.Open("sqlite", dsn(path, "query_only(1)")); err != nil {
+	r := dsn(path, "query_only(1)")
+	if f.readers, err = sql.Open("sqlite", r.String()); err != nil {
 		return nil, err
 	}
 	f.readers.SetMaxOpenConns(2)

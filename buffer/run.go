@@ -88,7 +88,7 @@ func (s *Store) upkeep(ctx context.Context) error {
 	var look []stale
 	s.mu.Lock()
 	for id, u := range s.uplinks {
-		if p := u.place.first(); p < s.head && u.position != p || u.oldest == 0 {
+		if p := u.place.first(); p < s.head && (u.position != p || u.oldest == 0) {
 			look = append(look, stale{id, p})
 		}
 	}

@@ -348,3 +348,35 @@ func TestParkedRecordsAreKept(t *testing.T) {
 		t.Errorf("%d counted", n)
 	}
 }
+
+// run starts Run, which ends with the test or stop.
+func run(t testing.TB, s *Store, done chan<- error) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		done <- s.Run(ctx)
+		close(ended)
+	}()
+	stop = func() {
+		cancel()
+		<-ended
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+func TestPragmas(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "records.db"), options(t))
+	for name, want := range map[string]string{
+		"page_size": "1024", "journal_mode": "wal", "synchronous": "1", "cache_size": "-1000", "wal_autocheckpoint": "8000", "busy_timeout": "5000",
+	} {
+		var got string
+		if err := s.f.w.QueryRowContext(t.Context(), "PRAGMA "+name).Scan(&got); err != nil || got != want {
+			t.Errorf("%s is %s, want %s: %v", name, got, want, err)
+		}
+	}
+	s.Close()
+	if _, err := os.Stat(s.path + "-wal"); err != nil {
+		t.Error("the write-ahead log is deleted at the end and would have to grow again:", err)
+	}
+}
