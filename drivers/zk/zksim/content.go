@@ -196,8 +196,7 @@ func makeLog(n, size int, users []user, generation int) []byte {
 			u := &users[(i*7919+generation)%len(users)]
 			e.uid, e.id = u.uid, u.id
 		}
-		e.time = civilOf(firstRecord.Add(time.Duration(int64(i)*span/int64(n)) * time.Second))
-		e.time.second = (e.time.second + 7*generation) % 60
+		e.time = civilOf(firstRecord.Add(time.Duration(int64(i)*span/int64(n)+7*int64(generation)) * time.Second))
 		e.verify = [...]byte{zkproto.VerifyFinger, zkproto.VerifyFinger, zkproto.VerifyFace, zkproto.VerifyPassword}[i%4]
 		e.state = byte(i / max(1, len(users)) % 2)
 		b = e.append(b, size)

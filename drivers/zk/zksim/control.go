@@ -1,6 +1,7 @@
 package zksim
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 //
 //	POST /punch  a Punch                    -> {"records":501}
 //	POST /fault  {"kind":"delay","duration":"2s", …} as Fault -> {}
+//	POST /event  {"bit":512,"data":"37000000"}, data in hex -> {}
 //	GET  /state  -> a State
 //	GET  /users  -> [User, …]
 //	GET  /log?from=0&count=1000 -> [Entry, …], the oldest first, at most 10000 at once
@@ -56,6 +58,24 @@ func (t *Terminal) Control() http.Handler {
 			f.Duration = d
 		}
 		if err := t.Fault(f); err != nil {
+			fail(w, http.StatusBadRequest, err)
+			return
+		}
+		reply(w, http.StatusOK, struct{}{})
+	})
+	mux.HandleFunc("POST /event", func(w http.ResponseWriter, r *http.Request) {
+		var body struct {
+			Bit  uint16 `json:"bit"`
+			Data string `json:"data"`
+		}
+		if !decode(w, r, &body) {
+			return
+		}
+		data, err := hex.DecodeString(body.Data)
+		if err == nil {
+			err = t.Event(body.Bit, data)
+		}
+		if err != nil {
 			fail(w, http.StatusBadRequest, err)
 			return
 		}

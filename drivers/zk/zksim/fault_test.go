@@ -328,6 +328,9 @@ func TestControl(t *testing.T) {
 		{"/punch", `7`, 400, ``},
 		{"/fault", `{"kind":"clock","duration":"-1h"}`, 200, `{}`},
 		{"/fault", `{"kind":"delay","duration":"soon"}`, 400, `{"error":"duration \"soon\" is not like 1m30s"}`},
+		{"/event", `{"bit":512,"data":"37000000"}`, 200, `{}`},
+		{"/event", `{"bit":3}`, 400, `{"error":"event 3: want one bit"}`},
+		{"/event", `{"bit":1,"data":"7"}`, 400, `{"error":"encoding/hex: odd length hex string"}`},
 		{"/fault", `{"kind":"delay"}`, 400, `{"error":"fault \"delay\" needs duration"}`},
 	} {
 		if status, got := post(v.path, v.body); status != v.status || v.want != "" && got != v.want {
@@ -387,3 +390,22 @@ type nopConn struct{ net.Conn }
 
 func (nopConn) SetWriteDeadline(time.Time) error { return nil }
 func (nopConn) Close() error                     { return nil }
+
+// TestHostileClient: what is no frame ends the connection, and the next client is served.
+func TestHostileClient(t *testing.T) {
+	_, addr := start(t, Options{})
+	for name, b := range map[string]string{
+		"other protocol": "GET / HTTP/1.1\r\n\r\n",
+		"huge":           "\x50\x50\x82\x7d\xff\xff\xff\x7f",
+		"no header":      "\x50\x50\x82\x7d\x07\x00\x00\x00",
+	} {
+		c := dial(t, addr)
+		c.write([]byte(b))
+		t.Log(name)
+		c.ended()
+	}
+	half := dial(t, addr)
+	half.write(message(zkproto.CmdConnect, 0, 0, nil)[:11])
+	half.conn.Close()
+	connect(t, addr)
+}

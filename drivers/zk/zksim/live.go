@@ -1,6 +1,8 @@
 package zksim
 
 import (
+	"bytes"
+	"fmt"
 	"time"
 
 	"gatepost/drivers/zk/zkproto"
@@ -36,6 +38,22 @@ func (t *Terminal) announce(e *entry, finger bool) {
 		s.tell(zkproto.EventVerify, append(le.AppendUint32(nil, who), 1))
 		s.tell(zkproto.EventAttLog, e.appendEvent(nil, t.o.EventSize))
 	}
+}
+
+// Event sends an event other than a punch, whatever its data, to the clients that registered for its bit.
+func (t *Terminal) Event(bit uint16, data []byte) error {
+	if bit == 0 || bit&(bit-1) != 0 {
+		return fmt.Errorf("event %d: want one bit", bit)
+	}
+	if len(data) > 1024 {
+		return fmt.Errorf("event of %d bytes: want at most 1024", len(data))
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for s := range t.sessions {
+		s.tell(bit, bytes.Clone(data))
+	}
+	return nil
 }
 
 // tell queues an event if the client asked for its kind. t.mu is held.

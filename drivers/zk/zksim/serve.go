@@ -30,8 +30,8 @@ type session struct {
 	sent      time.Time // and when
 }
 
-// Serve answers terminals' clients on l until ctx ends; then it hangs up, waits for its goroutines and returns nil. l is
-// closed in any case.
+// Serve is the terminal on l until ctx ends; then it hangs up, waits for its goroutines and returns nil. l is closed in
+// any case.
 func (t *Terminal) Serve(ctx context.Context, l net.Listener) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()

@@ -826,6 +826,13 @@ func TestEvents(t *testing.T) {
 	if again := c.mustNext(); !bytes.Equal(first.data, again.data) {
 		t.Errorf("sent %x, then %x", first.data, again.data)
 	}
+	c.ask(zkproto.CmdRegEvent, words(zkproto.EventAlarm)) // the punch still waits for its confirmation
+	if err := term.Event(zkproto.EventAlarm, words(zkproto.AlarmTamper)); err != nil {
+		t.Fatal(err)
+	}
+	if e := c.mustNext(); e.field != zkproto.EventAlarm || !bytes.Equal(e.data, words(55)) {
+		t.Errorf("alarm %+v", e)
+	}
 	c.ask(zkproto.CmdRegEvent, words(0))
 	if err := term.Punch(Punch{User: "3"}); err != nil {
 		t.Fatal(err)
