@@ -29,6 +29,18 @@ func pack(year, month, day, hour, minute, second int) uint32 {
 	return uint32((((year%100*12+month-1)*31+day-1)*24+hour)*3600 + minute*60 + second)
 }
 
+// appendWall appends what [gatepost.NewWall] spells, without making a string of it.
+func appendWall(b []byte, year, month, day, hour, minute, second int) []byte {
+	two := func(sep byte, n int) { b = append(b, sep, byte('0'+n/10), byte('0'+n%10)) }
+	b = append(b, byte('0'+year/1000), byte('0'+year/100%10), byte('0'+year/10%10), byte('0'+year%10))
+	two('-', month)
+	two('-', day)
+	two('T', hour)
+	two(':', minute)
+	two(':', second)
+	return b
+}
+
 // realDate says whether a calendar has it and a terminal can mean it.
 func realDate(year, month, day int) bool {
 	return year < 2100 && (day <= 28 || time.Date(year, time.Month(month), day, 0, 0, 0, 0, time.UTC).Day() == day)

@@ -18,7 +18,7 @@ const maxHold = 254
 func (s *session) Unlock(ctx context.Context, door int, hold time.Duration) error {
 	what := fmt.Sprintf("unlock door %d", door)
 	if door < 1 || door > s.Doors {
-		return &gatepost.Fault{Class: gatepost.Permanent, Err: fmt.Errorf("%s: this terminal has doors 1 to %d", what, s.Doors)}
+		return &gatepost.Fault{Class: gatepost.Permanent, Err: fmt.Errorf("%s: this terminal has %s", what, plural(s.Doors, "door"))}
 	}
 	if longest := maxHold * s.unit; hold <= 0 || hold > longest {
 		return &gatepost.Fault{Class: gatepost.Permanent, Err: fmt.Errorf("%s for %v: the terminal takes up to %v", what, hold, longest)}
@@ -34,7 +34,13 @@ func (s *session) Unlock(ctx context.Context, door int, hold time.Duration) erro
 	if a, ok := errors.AsType[*askError](err); ok && !a.sent {
 		return err
 	}
-	err = fmt.Errorf("%w: %w", gatepost.ErrOutcomeUnknown, err)
-	s.l.fail(err)
-	return err
+	s.l.fail(errors.New("the link was ended after an unlock without an answer"))
+	return fmt.Errorf("%w: %w", gatepost.ErrOutcomeUnknown, err)
+}
+
+func plural(n int, word string) string {
+	if n == 1 {
+		return "1 " + word
+	}
+	return fmt.Sprintf("%d %ss", n, word)
 }

@@ -231,8 +231,8 @@ func (s *session) punch(ctx context.Context, h hit) (r gatepost.Record, ok bool,
 	if raw.Odd != "" {
 		raw.Hex = hex.EncodeToString(h.raw)
 	}
-	key := append(appendKey(nil, user, wall, h.state), '0')
-	return gatepost.Record{Key: string(key), Wall: wall, Data: gatepost.Punch{
+	key := appendState([]byte(user+"|"+string(wall)), h.state)
+	return gatepost.Record{Key: string(key) + "0", Wall: wall, Data: gatepost.Punch{
 		User:      user,
 		Method:    method(h.verify),
 		Direction: direction(h.state),

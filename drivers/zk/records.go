@@ -189,12 +189,11 @@ func direction(state int) gatepost.Direction {
 	return gatepost.DirectionNone
 }
 
-// appendKey appends what names a punch, but for its occurrence: user|wall|state|. The verify type is not in it, because a
-// live event and the log may differ there. The parts are told apart from the right, so a user may hold any character.
-func appendKey(b []byte, user string, wall gatepost.Wall, state int) []byte {
-	b = append(b, user...)
-	b = append(b, '|')
-	b = append(b, wall...)
+// A punch's key is user|wall|state|occurrence. The verify type is not in it, because a live event and the log may differ
+// there. The parts are told apart from the right, so a user may hold any character.
+
+// appendState appends the part of a key between wall time and occurrence.
+func appendState(b []byte, state int) []byte {
 	b = append(b, '|')
 	b = strconv.AppendInt(b, int64(state), 10)
 	return append(b, '|')
@@ -253,11 +252,12 @@ type decoder struct {
 	emitted int
 	last    [known]uint32 // fingerprints, a ring: record i is at i%known
 
-	carry []byte // a record cut by a piece's end
-	same  *occurrences
-	key   []byte
-	page  []gatepost.Record
-	raws  []Raw // of the page
+	carry  []byte // a record cut by a piece's end
+	digits [10]byte
+	same   *occurrences
+	key    []byte
+	page   []gatepost.Record
+	raws   []Raw // of the page
 }
 
 const (
@@ -295,9 +295,6 @@ func (d *decoder) push(p []byte) error {
 func (d *decoder) record(b []byte) error {
 	d.last[d.seen%known] = d.print(b)
 	d.seen++
-	if d.page == nil {
-		d.page = make([]gatepost.Record, 0, pageLen)
-	}
 	r := d.decode(b)
 	old := d.quiet && d.found == 0
 	if d.seen <= d.until && !(d.quiet && d.found > 0) && d.complete() {
@@ -329,13 +326,18 @@ func (d *decoder) complete() bool {
 	return true
 }
 
-// decode makes a record of bytes. User and key share an allocation, raw codes one per page.
+// decode makes a record of bytes. User, wall time and key share an allocation, raw codes one for many records.
 func (d *decoder) decode(b []byte) gatepost.Record {
-	var digits [10]byte
-	f := d.fact(b, &digits)
-	user, odd := d.enc.text(f.user)
+	f := d.fact(b, &d.digits)
 	year, month, day, hour, minute, second := unpack(f.time)
-	wall := gatepost.NewWall(year, month, day, hour, minute, second)
+	key, odd := d.enc.append(d.key[:0], f.user)
+	user := len(key)
+	key = append(key, '|')
+	key = appendWall(key, year, month, day, hour, minute, second)
+	wall := len(key)
+	key = appendState(key, f.raw.State)
+	d.key = strconv.AppendUint(key, uint64(d.same.number(key)), 10)
+	text := string(d.key)
 	if odd {
 		f.raw.Odd = "user"
 	}
@@ -345,15 +347,12 @@ func (d *decoder) decode(b []byte) gatepost.Record {
 	if f.raw.Odd != "" {
 		f.raw.Hex = hex.EncodeToString(b)
 	}
-	d.key = appendKey(d.key[:0], user, wall, f.raw.State)
-	d.key = strconv.AppendUint(d.key, uint64(d.same.number(d.key)), 10)
-	key := string(d.key)
 	if len(d.raws) == cap(d.raws) {
 		d.raws = make([]Raw, 0, 256) // a new one: who got the last may keep it
 	}
 	d.raws = append(d.raws, f.raw)
-	return gatepost.Record{Key: key, Wall: wall, Data: gatepost.Punch{
-		User:      key[:len(user)],
+	return gatepost.Record{Key: text, Wall: gatepost.Wall(text[user+1 : wall]), Data: gatepost.Punch{
+		User:      text[:user],
 		Method:    method(f.raw.Verify),
 		Direction: direction(f.raw.State),
 		Raw:       &d.raws[len(d.raws)-1],

@@ -2,7 +2,7 @@ package zk
 
 import (
 	"bytes"
-	"strings"
+	"encoding/hex"
 	"unicode/utf8"
 )
 
@@ -22,9 +22,9 @@ func field(b []byte) []byte {
 	return b
 }
 
-// text spells b in UTF-8. Bytes that the encoding does not know come as \xHH, and a backslash before an x as \x5c, so that
-// different bytes never read alike. odd says that b could not be taken as it is.
-func (e encoding) text(b []byte) (s string, odd bool) {
+// append appends b, spelled in UTF-8. Bytes that the encoding does not know come as \xHH, and a backslash before an x as
+// \x5c, so that different bytes never read alike. odd says that b could not be taken as it is.
+func (e encoding) append(dst, b []byte) (text []byte, odd bool) {
 	plain := true
 	for _, c := range b {
 		if c >= utf8.RuneSelf || c == '\\' {
@@ -33,31 +33,32 @@ func (e encoding) text(b []byte) (s string, odd bool) {
 		}
 	}
 	if plain {
-		return string(b), false
+		return append(dst, b...), false
 	}
-	var t strings.Builder
 	for i := 0; i < len(b); {
 		c := b[i]
 		r, n := utf8.DecodeRune(b[i:])
 		switch {
 		case c == '\\' && i+1 < len(b) && b[i+1] == 'x':
-			t.WriteString(`\x5c`)
-			n = 1
+			dst = append(dst, `\x5c`...)
 		case c < utf8.RuneSelf:
-			t.WriteByte(c)
+			dst = append(dst, c)
 		case e == encodingLatin1:
-			t.WriteRune(rune(c))
+			dst = utf8.AppendRune(dst, rune(c))
 			n = 1
 		case r == utf8.RuneError && n == 1:
-			const hex = "0123456789abcdef"
-			t.WriteString(`\x`)
-			t.WriteByte(hex[c>>4])
-			t.WriteByte(hex[c&15])
+			dst = append(dst, `\x`...)
+			dst = hex.AppendEncode(dst, b[i:i+1])
 			odd = true
 		default:
-			t.Write(b[i : i+n])
+			dst = append(dst, b[i:i+n]...)
 		}
 		i += n
 	}
-	return t.String(), odd
+	return dst, odd
+}
+
+func (e encoding) text(b []byte) (s string, odd bool) {
+	t, odd := e.append(make([]byte, 0, 32), b)
+	return string(t), odd
 }
