@@ -138,16 +138,25 @@ func small(t testing.TB) Options {
 	return o
 }
 
+// fill puts records of a kind until no more fit: by twenty as long as that goes, then singly.
 func fill(t testing.TB, s *Store, kind gatepost.Kind) (n int) {
 	t.Helper()
-	for ; ; n++ {
-		e := ofKind(kind, n)
-		switch added, err := s.Put(t.Context(), e); {
-		case errors.Is(err, ErrFull):
+	for group := 20; ; {
+		var es []Entry
+		for i := range group {
+			es = append(es, ofKind(kind, n+i))
+		}
+		switch added, err := s.Put(t.Context(), es...); {
+		case errors.Is(err, ErrFull) && group == 1:
 			return n
-		case err != nil || added != 1:
+		case errors.Is(err, ErrFull):
+			group = 1
+		case err != nil || added != group:
 			t.Fatalf("put %d: %d, %v", n, added, err)
-		case n > 10_000:
+		default:
+			n += group
+		}
+		if n > 10_000 {
 			t.Fatal("never full")
 		}
 	}
@@ -207,9 +216,11 @@ func TestFullGivesUpTelemetryThenStatus(t *testing.T) {
 	if err := s.SetUplinks(t.Context(), []Uplink{{ID: "cloud", Required: true}}); err != nil {
 		t.Fatal(err)
 	}
+	var es []Entry
 	for n := range 400 {
-		put(t, s, 3, ofKind(gatepost.KindTelemetry, n), ofKind(gatepost.KindStatus, n), ofKind(gatepost.KindResult, n))
+		es = append(es, ofKind(gatepost.KindTelemetry, n), ofKind(gatepost.KindStatus, n), ofKind(gatepost.KindResult, n))
 	}
+	put(t, s, len(es), es...)
 	counts := func() map[gatepost.Kind]int {
 		m := make(map[gatepost.Kind]int)
 		for _, r := range readAll(t, s) {
@@ -245,8 +256,12 @@ func TestWithoutUplinksTheOldestGoesWhenRoomIsNeeded(t *testing.T) {
 	if err := s.SetUplinks(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
-	for n := range 3000 {
-		put(t, s, 1, ofKind(gatepost.KindPunch, n))
+	for n := 0; n < 3000; n += 20 {
+		var es []Entry
+		for i := range 20 {
+			es = append(es, ofKind(gatepost.KindPunch, n+i))
+		}
+		put(t, s, 20, es...)
 	}
 	rs := readAll(t, s)
 	if len(rs) < 1000 || rs[len(rs)-1].Seq != 3000 || s.Stats().Bytes > s.o.MaxBytes {
@@ -279,10 +294,11 @@ func TestAnUplinkThatIsNotRequiredIsLeftBehind(t *testing.T) {
 			if err := s.SetUplinks(t.Context(), []Uplink{{ID: "a", Required: true}, {ID: "b"}}); err != nil {
 				t.Fatal(err)
 			}
-			for _, e := range punches("SN1", 0, c.records) {
-				e.Clock, e.Received = c.clock, day0
-				put(t, s, 1, e)
+			es := punches("SN1", 0, c.records)
+			for i := range es {
+				es[i].Clock, es[i].Received = c.clock, day0
 			}
+			put(t, s, c.records, es...)
 			s.SetPlace("a", at(20))
 			s.SetPlace("b", c.place)
 			if err := s.upkeep(t.Context()); err != nil {
