@@ -311,11 +311,12 @@ func (a *Agent) freshness(c gatepost.Command, v *verb, now time.Time) (verdict, 
 	return verdict{left: min(ttl, ttl-age)}, true
 }
 
-// ready is the device's session, nil if one will be opened on demand, or why there is none.
+// ready is the device's session, or why there is none. It is nil where one is about to come: at the first try since the
+// start, and between short connections.
 func (d *device) ready() (gatepost.Session, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.session != nil || d.state == gatepost.StateOnline {
+	if d.session != nil || d.state == gatepost.StateOnline || d.state == gatepost.StateConnecting {
 		return d.session, nil
 	}
 	if d.reason != "" {
@@ -324,7 +325,7 @@ func (d *device) ready() (gatepost.Session, error) {
 	return nil, fmt.Errorf("%s is in state %s", d.conf.ID, d.state)
 }
 
-// await is the open session; where the terminal is polled with short connections, one is opened now.
+// await is the open session, or the one that comes before ctx ends; a pause between short connections ends now.
 func (d *device) await(ctx context.Context) (gatepost.Session, error) {
 	for {
 		d.mu.Lock()

@@ -66,6 +66,15 @@ func TestKill(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	// The broker keeps commands for an agent that is away, once it has met it.
+	first := startProgram(t, program, config, dir)
+	select {
+	case <-ear.online:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the agent did not come online")
+	}
+	first.kill(t)
+
 	work, rest := context.WithCancel(t.Context())
 	var busy sync.WaitGroup
 	for i, sim := range sims {
@@ -426,6 +435,8 @@ func (b *flappingBroker) flap(ctx context.Context) {
 // ear is the backend: it hears everything, sends commands, and keeps account of both.
 type ear struct {
 	client paho.Client
+	online chan struct{} // closed when the agent was online once
+	once   sync.Once
 
 	mu       sync.Mutex
 	punches  map[string]string   // record id -> "device user time"
@@ -444,7 +455,7 @@ type sentCommand struct {
 
 func newEar(t *testing.T, addr string) *ear {
 	t.Helper()
-	e := &ear{punches: map[string]string{}, finals: map[string][]string{}, commands: map[string]sentCommand{}, sent: make(chan struct{})}
+	e := &ear{online: make(chan struct{}), punches: map[string]string{}, finals: map[string][]string{}, commands: map[string]sentCommand{}, sent: make(chan struct{})}
 	o := paho.NewClientOptions().AddBroker("tcp://" + addr).SetClientID("backend").SetCleanSession(false).
 		SetAutoReconnect(true).SetMaxReconnectInterval(200 * time.Millisecond).SetConnectRetry(true).SetConnectRetryInterval(100 * time.Millisecond).
 		SetDefaultPublishHandler(func(_ paho.Client, m paho.Message) { e.hear(t, m) })
@@ -473,6 +484,10 @@ func (e *ear) hear(t *testing.T, m paho.Message) {
 	var rs []record
 	topic := m.Topic()
 	switch {
+	case strings.HasSuffix(topic, "/state"):
+		if strings.Contains(string(m.Payload()), "online") {
+			e.once.Do(func() { close(e.online) })
+		}
 	case strings.HasSuffix(topic, "/batch"):
 		if err := json.Unmarshal(m.Payload(), &rs); err != nil {
 			t.Errorf("batch: %v", err)
