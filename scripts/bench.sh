@@ -19,6 +19,7 @@ awk -F ' *[|] *' -v word="${1:-}" 'index($0, word) && $3 ~ /^`\.[^`]* Benchmark/
 [ -s "$dir/rows" ] || { echo "docs/benchmarks.md has no such row"; exit 1; }
 
 cut -f 1 "$dir/rows" | sort -u | while read -r pkg; do
+  [ -d "$pkg" ] || continue
   names=$(awk -F '\t' -v p="$pkg" '$1 == p { sub("/.*", "", $2); print $2 }' "$dir/rows" | sort -u | paste -sd '|' -)
   echo "$pkg: $names" >&2
   $GO test -run '^$' -bench "^($names)\$" -benchtime "${BENCHTIME:-1s}" -count "$COUNT" -timeout 2h "$pkg" >"$dir/out" 2>&1 || {
@@ -30,7 +31,7 @@ cut -f 1 "$dir/rows" | sort -u | while read -r pkg; do
 done
 
 sort -t "$(printf '\t')" -k 1,3 -k 4,4g "$dir/values" | awk -F '\t' '
-  FNR == NR { k = $1 FS $2 FS $3; n[k]++; v[k, n[k]] = $4; next }
+  pass == 1 { k = $1 FS $2 FS $3; n[k]++; v[k, n[k]] = $4; next }
   {
     k = $1 FS $2 FS $3; split($4, bound, " ")
     if (!n[k]) { verdict = "NOT MEASURED"; m = "-"; bad = 1 }
@@ -42,4 +43,4 @@ sort -t "$(printf '\t')" -k 1,3 -k 4,4g "$dir/values" | awk -F '\t' '
     printf "%-62s %12s %-14s %-10s %s\n", $5, m, $3, $4, verdict
   }
   END { exit bad }
-' - "$dir/rows"
+' pass=1 - pass=2 "$dir/rows"

@@ -9,7 +9,8 @@ trap 'rm -f "$out"' EXIT
 
 once() { $GO test -run '^$' -fuzz "^$2\$" -fuzztime "$FUZZTIME" -parallel "$workers" "$1" >"$out" 2>&1; }
 
-# A fuzz target that is still busy when its time is up makes Go's fuzzer fail with this line, and with no input (golang.org/issue/75804).
+# A fuzz target that is still busy when its time is up makes Go's fuzzer fail with this line, and with no input
+# (golang.org/issue/75804, mended in Go 1.27). Such a run is repeated once.
 out_of_time() { grep -q 'context deadline exceeded' "$out" && ! grep -q 'Failing input' "$out"; }
 
 [ $# -gt 0 ] || set -- $(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -rn1 dirname | sort -u)
