@@ -8,9 +8,9 @@ import (
 // lane bounds what is in flight: sent, and not confirmed yet.
 //
 // A backlog's lane also adapts to the link. What it has in flight stands in queues, first of all in the kernel's, ahead of
-// any live record: on 20 KB/s, 1 MiB in flight would delay an unlock's result by 52 s. So, as LEDBAT does (RFC 6817), it
-// measures how much longer a confirmation takes than the fastest one did, which is the time spent in queues, and keeps
-// that near queueTarget.
+// any live record: on 20 KB/s, 1 MiB in flight would delay an unlock's result by 52 s. So, as TCP Vegas does, it measures
+// how much longer a confirmation takes than the fastest one did, which is the time spent in queues, and lets into flight
+// what keeps that near queueTarget.
 type lane struct {
 	most int  // messages
 	slow bool // adapts
@@ -32,35 +32,35 @@ const (
 func newLane(most int, adapts bool) *lane {
 	l := &lane{most: max(most, 1), slow: adapts, budget: budgetMost}
 	if adapts {
-		l.budget = budgetMin // doubles with each round trip
+		l.budget = budgetMin // grows with the first confirmations
 	}
 	return l
 }
 
-// enter takes room for a message of n bytes. Where there is none it returns what to wait for before trying again.
-// An empty lane has room for any message.
-func (l *lane) enter(n int) (wait <-chan struct{}) {
+// enter takes room for a message of n bytes; flight is what is in flight then. Where there is no room it returns what to
+// wait for before trying again. An empty lane has room for any message.
+func (l *lane) enter(n int) (flight int, wait <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.messages == 0 || l.messages < l.most && l.bytes+n <= l.budget {
 		l.messages++
 		l.bytes += n
-		return nil
+		return l.bytes, nil
 	}
 	if l.freed == nil {
 		l.freed = make(chan struct{})
 	}
-	return l.freed
+	return 0, l.freed
 }
 
-// leave gives room back. took is how long the confirmation took; 0 where none came.
-func (l *lane) leave(n int, took time.Duration) {
+// leave gives the room of n bytes back. took is how long the confirmation took, 0 where none came; flight is what enter said.
+func (l *lane) leave(n, flight int, took time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.messages--
 	l.bytes -= n
 	if l.slow && took > 0 {
-		l.adapt(n, took)
+		l.adapt(flight, took)
 	}
 	if l.freed != nil {
 		close(l.freed)
@@ -68,20 +68,20 @@ func (l *lane) leave(n int, took time.Duration) {
 	}
 }
 
-// adapt moves the budget after n bytes were confirmed. l.mu is held.
-func (l *lane) adapt(n int, took time.Duration) {
+// adapt sets the budget to what would have been confirmed within the aim, going by a message that was the last of flight
+// bytes. l.mu is held.
+func (l *lane) adapt(flight int, took time.Duration) {
 	if l.fastest == 0 || took < l.fastest {
 		l.fastest = took
 	}
-	switch queued := took - l.fastest; {
-	case queued > queueTarget:
-		l.budget = max(budgetMin, l.budget/2, int(float64(l.budget)*queueTarget.Seconds()/queued.Seconds()))
-	case queued < queueTarget/2:
-		l.budget = min(budgetMost, l.budget+n)
+	aim := l.fastest + queueTarget
+	fits := int(min(float64(flight)*aim.Seconds()/took.Seconds(), budgetMost))
+	if took > aim || fits > l.budget { // little in flight, fast through, proves nothing
+		l.budget = max(fits, budgetMin)
 	}
 }
 
-// room is the size a batch should not exceed, so that not one alone fills the link for long.
+// room is the size a batch should not exceed.
 func (l *lane) room() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()

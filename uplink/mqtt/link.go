@@ -234,7 +234,7 @@ func (l *link) stray(_ paho.Client, m paho.Message) {
 }
 
 // state is called for each message on our own state topic.
-func (l *link) state(_ paho.Client, m paho.Message) {
+func (l *link) state(c paho.Client, m paho.Message) {
 	m.Ack()
 	var s stateDoc
 	if json.Unmarshal(m.Payload(), &s) != nil || s.Session == "" {
@@ -255,7 +255,7 @@ func (l *link) state(_ paho.Client, m paho.Message) {
 		}
 	default:
 		// The last will of a connection that we replaced has come after our own word. An error would end the link anyway.
-		l.client.Publish(l.up.topics.state, 1, true, l.online)
+		c.Publish(l.up.topics.state, 1, true, l.online) // l.client may not be set yet
 	}
 }
 

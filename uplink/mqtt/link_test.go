@@ -257,32 +257,41 @@ func TestLivePassesABacklogOnASlowLink(t *testing.T) {
 
 func TestLaneAdapts(t *testing.T) {
 	l := newLane(10, true)
-	confirm := func(took time.Duration) {
-		if l.enter(4000) != nil {
+	// send fills the lane of a link that passes rate bytes per second, with a round trip of 10 ms.
+	send := func(rate int) {
+		n := l.room()
+		flight, wait := l.enter(n)
+		if wait != nil {
 			t.Fatal("an empty lane is full")
 		}
-		l.leave(4000, took)
+		l.leave(n, flight, 10*time.Millisecond+time.Duration(n)*time.Second/time.Duration(rate))
 	}
-	for range 1000 {
-		confirm(20 * time.Millisecond)
+	for range 10 {
+		send(100_000_000)
 	}
 	if l.room() != budgetMost {
 		t.Errorf("a fast link leaves the budget at %d", l.room())
 	}
-	for range 100 {
-		confirm(2 * time.Second)
+	for range 3 {
+		send(100_000)
+	}
+	if room := l.room(); room < 15_000 || room > 30_000 {
+		t.Errorf("100 KB/s leaves the budget at %d", room)
+	}
+	for range 3 {
+		send(100)
 	}
 	if l.room() != budgetMin {
-		t.Errorf("a link with long queues leaves the budget at %d", l.room())
+		t.Errorf("100 B/s leaves the budget at %d", l.room())
 	}
-	if l.enter(1<<20) != nil {
+	if _, wait := l.enter(1 << 20); wait != nil {
 		t.Error("a large message finds no room in an empty lane")
 	}
-	wait := l.enter(1)
+	_, wait := l.enter(1)
 	if wait == nil {
-		t.Error("a lane over its budget has room")
+		t.Fatal("a lane over its budget has room")
 	}
-	l.leave(1<<20, 0)
+	l.leave(1<<20, 0, 0)
 	select {
 	case <-wait:
 	default:

@@ -26,6 +26,7 @@ type message struct {
 type flight struct {
 	token   paho.Token
 	bytes   int
+	ahead   int // in flight on the lane when it was sent, itself included
 	records int
 	at      time.Time
 }
@@ -39,7 +40,7 @@ func (l *link) Send(ctx context.Context, rs []gatepost.Stored, replay bool) (con
 	var flights []flight // oldest first
 	defer func() {
 		for _, f := range flights {
-			lane.leave(f.bytes, 0)
+			lane.leave(f.bytes, 0, 0)
 		}
 	}()
 	patience := time.NewTimer(l.up.patience())
@@ -54,9 +55,9 @@ func (l *link) Send(ctx context.Context, rs []gatepost.Stored, replay bool) (con
 					break
 				}
 			}
-			wait := lane.enter(len(m.payload))
+			ahead, wait := lane.enter(len(m.payload))
 			if wait == nil {
-				flights = append(flights, flight{l.client.Publish(m.topic, 1, false, m.payload), len(m.payload), m.records, time.Now()})
+				flights = append(flights, flight{l.client.Publish(m.topic, 1, false, m.payload), len(m.payload), ahead, m.records, time.Now()})
 				rs, m = rs[m.records:], message{}
 				continue
 			}
@@ -90,13 +91,14 @@ func (l *link) Send(ctx context.Context, rs []gatepost.Stored, replay bool) (con
 		if err := f.token.Error(); err != nil {
 			return confirmed, l.lost(err)
 		}
-		lane.leave(f.bytes, time.Since(f.at))
+		lane.leave(f.bytes, f.ahead, time.Since(f.at))
 		confirmed += f.records
 		flights = flights[1:]
 	}
 }
 
-// patience is how long a confirmation may take. Twice, because a batch may need that long to be written at all.
+// patience is how long a confirmation may take: on a link so slow that a batch needs timeout to be written at all, others
+// may be ahead of it.
 func (u *uplink) patience() time.Duration { return 3 * u.Timeout }
 
 // message makes one publish of the first of rs: one live record or one result, or a batch of up to room bytes. The error
