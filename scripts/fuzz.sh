@@ -16,7 +16,8 @@ out_of_time() { grep -q 'context deadline exceeded' "$out" && ! grep -q 'Failing
 [ $# -gt 0 ] || set -- $(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -rn1 dirname | sort -u)
 targets=0
 for dir in "$@"; do
-  for name in $($GO test -list '^Fuzz' "$dir" | grep '^Fuzz'); do
+  names=$($GO test -list '^Fuzz' "$dir") # a package that does not build ends the script here
+  for name in $(echo "$names" | grep '^Fuzz'); do
     printf '%-32s %s\n' "$dir" "$name"
     if ! once "$dir" "$name" && ! { out_of_time && once "$dir" "$name"; }; then
       cat "$out"
