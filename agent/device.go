@@ -13,6 +13,7 @@ import (
 	"gatepost"
 	"gatepost/agent/book"
 	"gatepost/agent/config"
+	"gatepost/buffer"
 )
 
 // Waiting between two tries of a device.
@@ -26,6 +27,7 @@ const (
 	pollDefault       = 10 * time.Second
 	reconcileDefault  = time.Minute     // polling beside live events
 	clockEvery        = 5 * time.Minute // between two looks at the terminal's clock
+	fullPause         = 5 * time.Second // between two tries to listen while the buffer is full
 )
 
 // device runs one configured terminal: one goroutine owns its connection.
@@ -168,10 +170,12 @@ func (d *device) visit(ctx context.Context, short bool) (online bool, err error)
 	d.setSession(s)
 	d.setState(ctx, gatepost.StateOnline, "", "")
 
-	if err := d.read(ctx, s, false); err != nil {
+	switch err := d.read(ctx, s, false); {
+	case err == nil:
+		d.governClock(ctx, s)
+	case !errors.Is(err, buffer.ErrFull):
 		return true, err
 	}
-	d.governClock(ctx, s)
 	if short {
 		return true, d.serveShort(ctx, s)
 	}
@@ -204,47 +208,51 @@ func (d *device) attend(ctx context.Context, s gatepost.Session) error {
 
 	lost := make(chan error, 1)
 	live, listens := s.(gatepost.LiveSource)
-	if listens {
-		wg.Go(func() { lost <- live.Listen(ctx, d.store) })
+	listen := time.NewTimer(0)
+	defer listen.Stop()
+	if !listens {
+		listen.Stop()
 	}
-	clock := time.NewTicker(clockEvery)
-	defer clock.Stop()
 	// At once: what was punched between catching up and listening.
 	poll := time.NewTimer(0)
-	interval := d.pollEvery(listens)
 	defer poll.Stop()
+	clock := time.NewTicker(clockEvery)
+	defer clock.Stop()
 	full := time.NewTicker(d.conf.FullRead)
 	defer full.Stop()
 	for {
+		var err error
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case err := <-lost:
-			if gatepost.ClassOf(err) == gatepost.Unsupported {
-				lost = nil // polling alone will do
+		case <-listen.C:
+			wg.Go(func() { lost <- live.Listen(ctx, d.store) })
+		case err = <-lost:
+			switch {
+			case gatepost.ClassOf(err) == gatepost.Unsupported: // polling alone will do
+				listens = false
 				continue
-			}
-			if err == nil {
+			case errors.Is(err, buffer.ErrFull):
+				listen.Reset(fullPause)
+			case err == nil:
 				err = errors.New("the session ended")
 			}
-			return err
 		case o := <-d.pull:
-			if err := d.answer(ctx, s, o); err != nil {
-				return err
-			}
+			err = d.answer(ctx, s, o)
 		case <-full.C:
 			d.measureSkew(ctx, s)
-			if err := d.read(ctx, s, true); err != nil {
-				return err
+			if err = d.read(ctx, s, true); err == nil {
+				d.governClock(ctx, s)
 			}
-			d.governClock(ctx, s)
 		case <-clock.C:
 			d.measureSkew(ctx, s)
 		case <-poll.C:
-			if err := d.read(ctx, s, false); err != nil {
-				return err
-			}
-			poll.Reset(interval)
+			err = d.read(ctx, s, false)
+			poll.Reset(d.pollEvery(listens))
+		}
+		// With a full buffer the terminal keeps its records; the session stays, so that its door can still be opened.
+		if err != nil && !errors.Is(err, buffer.ErrFull) {
+			return err
 		}
 	}
 }
@@ -345,15 +353,31 @@ func (d *device) store(ctx context.Context, rs ...gatepost.Record) error {
 	if err != nil {
 		return err
 	}
-	added, err := d.a.store.Put(ctx, es...)
+	added, err := d.put(ctx, es)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.added += added
 	if err != nil {
 		return err
 	}
-	d.mu.Lock()
-	d.added += added
 	d.lastContact = d.a.opts.Now()
-	d.mu.Unlock()
 	return nil
+}
+
+// put stores es. Where there is room for a part only, it stores the front: that is progress, though the whole is not
+// confirmed; what comes again is refused as a double.
+func (d *device) put(ctx context.Context, es []buffer.Entry) (added int, err error) {
+	added, err = d.a.store.Put(ctx, es...)
+	if len(es) < 2 || !errors.Is(err, buffer.ErrFull) {
+		return added, err
+	}
+	half := len(es) / 2
+	added, err = d.put(ctx, es[:half])
+	if err != nil {
+		return added, err
+	}
+	more, err := d.put(ctx, es[half:])
+	return added + more, err
 }
 
 // identify fixes who the terminal is. Another serial at the same address is another terminal: it gets a new identity and

@@ -265,7 +265,7 @@ type site struct {
 // newSite opens the files in dir and makes an agent with one device "gate" and one uplink "cloud".
 func newSite(t *testing.T, dir string, dev *fakeDevice, change func(*Options)) *site {
 	t.Helper()
-	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	log := testLog(t)
 	ctx := t.Context()
 	b, err := book.Open(ctx, filepath.Join(dir, "book.db"), log)
 	if err != nil {
@@ -297,6 +297,10 @@ func newSite(t *testing.T, dir string, dev *fakeDevice, change func(*Options)) *
 	}()
 	t.Cleanup(func() { s.halt(t) })
 	return s
+}
+
+func testLog(t *testing.T) *slog.Logger {
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 func deviceConf(id gatepost.DeviceID, dev gatepost.Device) config.Device {
