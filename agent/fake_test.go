@@ -316,11 +316,11 @@ func (s *site) halt(t *testing.T) {
 	}
 }
 
-// until waits for a condition, at most 10 seconds.
+// until waits for a condition, at most 30 seconds.
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
-	tick := time.NewTicker(2 * time.Millisecond)
+	deadline := time.After(30 * time.Second)
+	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {
