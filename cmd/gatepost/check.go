@@ -62,6 +62,13 @@ func check(ctx context.Context, f *flags) error {
 		defer close(found)
 		checkSite(ctx, c, found)
 	}()
+	width := len("config")
+	for _, u := range c.Uplinks {
+		width = max(width, len("uplink "+u.ID))
+	}
+	for _, d := range c.Devices {
+		width = max(width, len("device ")+len(d.ID))
+	}
 	failed := false
 	all := []finding{}
 	for f := range found {
@@ -69,7 +76,7 @@ func check(ctx context.Context, f *flags) error {
 		if *asJSON {
 			all = append(all, f)
 		} else {
-			f.print(os.Stdout)
+			f.print(os.Stdout, width)
 		}
 	}
 	if *asJSON {
@@ -88,10 +95,10 @@ func check(ctx context.Context, f *flags) error {
 	return nil
 }
 
-func (f finding) print(w io.Writer) {
-	fmt.Fprintf(w, "%-4s  %-16s %s\n", f.State, f.What, f.Text)
+func (f finding) print(w io.Writer, width int) {
+	fmt.Fprintf(w, "%-4s  %-*s  %s\n", f.State, width, f.What, f.Text)
 	if f.Hint != "" {
-		fmt.Fprintf(w, "      %-16s hint: %s\n", "", f.Hint)
+		fmt.Fprintf(w, "      %-*s  hint: %s\n", width, "", f.Hint)
 	}
 }
 
@@ -161,7 +168,7 @@ func later(find func() finding) <-chan finding {
 
 // checkReport compares what a running agent says with what the config wants.
 func checkReport(c *config.Config, r *agent.Report, found chan<- finding) {
-	const reload = "have it read the config again: systemctl reload gatepost (or send it SIGHUP)"
+	const reload = "send it SIGHUP, then it reads the config again"
 	uplinks := map[string]agent.UplinkReport{}
 	for _, u := range r.Uplinks {
 		uplinks[u.ID] = u

@@ -29,6 +29,9 @@ type client struct {
 const answerWithin = time.Minute
 
 func newClient(dir string) *client {
+	if abs, err := filepath.Abs(dir); err == nil { // for the messages
+		dir = abs
+	}
 	c := &client{dir: dir}
 	c.http.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(dir, agent.SocketName))
@@ -82,7 +85,7 @@ func (c *client) explain(ctx context.Context, err error) error {
 		return &gatepost.Fault{Err: fmt.Errorf("not allowed to ask the agent in %s", c.dir), Hint: "try it with sudo, or as the user that runs gatepost"}
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return exitError{&gatepost.Fault{Err: fmt.Errorf("%w in %s", errNoAgent, c.dir),
-			Hint: "start it with: gatepost run (or: systemctl start gatepost); another data directory is named with --config or --data-dir"}, exitNoAgent}
+			Hint: "start it with gatepost run; if it runs elsewhere, name its --config or --data-dir"}, exitNoAgent}
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("the agent in %s does not answer", c.dir)
 	case ctx.Err() != nil:

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"path/filepath"
 	"strings"
 
+	"gatepost"
 	"gatepost/agent/config"
 	"gatepost/drivers"
 	"gatepost/uplink"
@@ -146,6 +148,10 @@ func (a agentFlags) dial() (*client, error) {
 	dir := *a.dataDir
 	if dir == "" {
 		c, err := loadConfig(*a.config, config.Kit{})
+		if ms, ok := errors.AsType[config.Mistakes](err); ok {
+			return nil, &gatepost.Fault{Class: gatepost.Misconfigured, Err: ms,
+				Hint: "an agent that runs can be asked all the same: name its data directory with --data-dir"}
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -154,10 +160,16 @@ func (a agentFlags) dial() (*client, error) {
 	return newClient(dir), nil
 }
 
-// loadConfig reads the config with all the drivers and uplinks there are.
+// loadConfig reads the config with all the drivers and uplinks there are. The data directory comes out absolute, so that
+// messages name it for every reader.
 func loadConfig(path string, k config.Kit) (*config.Config, error) {
 	k.Drivers, k.Uplinks = drivers.All(), uplink.All()
-	return config.Load(path, k)
+	c, err := config.Load(path, k)
+	if err != nil {
+		return nil, err
+	}
+	c.Agent.DataDir, err = filepath.Abs(c.Agent.DataDir)
+	return c, err
 }
 
 // didYouMean suggests the word nearest to a misspelt one, or nothing.

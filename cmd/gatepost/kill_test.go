@@ -21,6 +21,7 @@ import (
 	"gatepost/agent/book"
 	"gatepost/buffer"
 	"gatepost/drivers/zk/zksim"
+	"gatepost/internal/need"
 
 	paho "github.com/eclipse/paho.mqtt.golang"
 )
@@ -34,6 +35,7 @@ var kills = flag.Int("kills", 60, "how often TestKill kills the agent")
 // The parts are real: the built program, Debian's mosquitto, terminals on sockets. Between agent and broker a relay adds
 // delay, so that a kill finds records on their way.
 func TestKill(t *testing.T) {
+	need.Program(t, "mosquitto")
 	dir := t.TempDir()
 	program := buildProgram(t, dir)
 	broker := newFlappingBroker(t, dir)

@@ -143,14 +143,15 @@ func codeOf(err error) int {
 
 // complain tells a person about err. Mistakes in the config look as compilers print them.
 func complain(w io.Writer, err error) {
-	if ms, ok := errors.AsType[config.Mistakes](err); ok {
+	ms, ok := errors.AsType[config.Mistakes](err)
+	switch {
+	case errors.Is(err, errSaid):
+		return
+	case ok:
 		fmt.Fprintln(w, ms)
-		return
+	default:
+		fmt.Fprintln(w, "gatepost:", err)
 	}
-	if errors.Is(err, errSaid) {
-		return
-	}
-	fmt.Fprintln(w, "gatepost:", err)
 	if hint := gatepost.HintOf(err); hint != "" {
 		fmt.Fprintln(w, "hint:", hint)
 	}

@@ -227,8 +227,7 @@ func (s *site) reload(ctx context.Context) {
 		return
 	}
 	if !sameBoard(s.conf, c) {
-		s.log.Error("config not taken, the old one goes on", "err", "sections agent and buffer changed",
-			"hint", "these take a restart: systemctl restart gatepost")
+		s.log.Error("config not taken, the old one goes on", "err", "sections agent or buffer changed", "hint", "that takes a restart")
 		return
 	}
 	for _, w := range c.Warnings {
