@@ -19,6 +19,7 @@ type cursor struct {
 	Size    int    `json:"size,omitempty"`    // of a record; 0 while none was seen
 	Prefix  bool   `json:"prefix,omitempty"`  // see layout
 	Wrapped bool   `json:"wrapped,omitempty"` // at capacity, dropping its oldest; it was said
+	Run     int    `json:"run,omitempty"`     // records at the end with the time of the last one
 	Tail    []byte `json:"tail,omitempty"`    // fingerprints of the last records, u32 each
 }
 
@@ -33,7 +34,7 @@ func parseCursor(text string) (c cursor, ok bool) {
 	case 0:
 		ok = c.Seen == 0 && len(c.Tail) == 0
 	}
-	if !ok || c.Seen > maxSet || c.Count < -1 || c.Count > maxSet || c.Prefix && c.Size != recordLong {
+	if !ok || c.Seen > maxSet || c.Count < -1 || c.Count > maxSet || c.Run < 0 || c.Run > c.Seen || c.Prefix && c.Size != recordLong {
 		return cursor{}, false
 	}
 	return c, true
@@ -189,11 +190,12 @@ func (r *logReader) tail(ctx context.Context, d *dataset) (gatepost.LogRead, err
 	}
 	dec := r.decoder(ctx, l)
 	dec.tail, dec.quiet = r.old.prints(), true
-	from := r.old.Seen - len(dec.tail)
-	dec.until = len(dec.tail)
+	back := max(len(dec.tail), min(r.old.Run, occurrenceWindow))
+	from := r.old.Seen - back
+	dec.since, dec.until = back, back
 	if n == r.old.Seen { // a log at capacity, or one whose count says nothing: the known end may have moved up
-		from = max(0, n-tailWindow)
-		dec.until = n - from
+		from = max(0, n-tailWindow-back)
+		dec.since, dec.until = 0, n-from
 	}
 	if err := d.read(ctx, from*l.Size, dec.push); err != nil {
 		return gatepost.LogRead{}, err
@@ -217,7 +219,7 @@ func (r *logReader) tail(ctx context.Context, d *dataset) (gatepost.LogRead, err
 
 // next is the cursor after a log of n records was read to its end.
 func (r *logReader) next(dec *decoder, n int) cursor {
-	c := cursor{Seen: n, Count: n, Size: dec.Size, Prefix: dec.Prefix}
+	c := cursor{Seen: n, Count: n, Size: dec.Size, Prefix: dec.Prefix, Run: min(dec.run, n)}
 	if r.count <= 0 {
 		c.Count = r.count // a terminal that counts none, or does not say
 	}
@@ -225,7 +227,7 @@ func (r *logReader) next(dec *decoder, n int) cursor {
 		c.Tail = le.AppendUint32(c.Tail, p)
 	}
 	if n == 0 {
-		c.Size, c.Prefix = 0, false
+		c.Size, c.Prefix, c.Run = 0, false, 0
 	}
 	r.logSize.Store(int32(c.Size))
 	return c

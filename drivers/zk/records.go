@@ -201,8 +201,9 @@ func appendState(b []byte, state int) []byte {
 
 // occurrences numbers equal records. Only the last occurrenceWindow records are remembered: equal ones stem from the same
 // second, so they lie close together unless the clock was set back by more than that many punches, and memory must not
-// grow with the log. A tail read sees less of the log than a full one and may number a record lower; its key is then one
-// that is known already, the full read adds the true one, and nothing is stored twice.
+// grow with the log. A tail read begins early enough to see all of the last known second. Where the clock was set back it
+// may still number a record too low; that key is known already, the next full read adds the true one, and nothing is
+// stored twice.
 type occurrences struct {
 	seed  maphash.Seed
 	count map[uint64]uint16
@@ -242,14 +243,18 @@ type decoder struct {
 	enc  encoding
 	emit func(rs []gatepost.Record) error
 
-	// What the log ended with when it was last read, as fingerprints; it is looked for in the first until records.
+	// What the log ended with when it was last read, as fingerprints; it is looked for where its end would be record
+	// number since to until.
 	tail  []uint32
+	since int
 	until int
 	found int  // how many records had come when the tail was complete; 0: not yet
 	quiet bool // emit only what follows the tail; without it by then, the read ends with errOdd
 
 	seen    int // records so far
 	emitted int
+	time    uint32        // of the last record
+	run     int           // records at the end with that time
 	last    [known]uint32 // fingerprints, a ring: record i is at i%known
 
 	carry  []byte // a record cut by a piece's end
@@ -297,7 +302,7 @@ func (d *decoder) record(b []byte) error {
 	d.seen++
 	r := d.decode(b)
 	old := d.quiet && d.found == 0
-	if d.seen <= d.until && !(d.quiet && d.found > 0) && d.complete() {
+	if d.since <= d.seen && d.seen <= d.until && !(d.quiet && d.found > 0) && d.complete() {
 		d.found = d.seen
 	}
 	if old {
@@ -329,6 +334,10 @@ func (d *decoder) complete() bool {
 // decode makes a record of bytes. User, wall time and key share an allocation, raw codes one for many records.
 func (d *decoder) decode(b []byte) gatepost.Record {
 	f := d.fact(b, &d.digits)
+	if f.time != d.time {
+		d.time, d.run = f.time, 0
+	}
+	d.run++
 	year, month, day, hour, minute, second := unpack(f.time)
 	key, odd := d.enc.append(d.key[:0], f.user)
 	user := len(key)

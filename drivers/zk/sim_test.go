@@ -605,3 +605,62 @@ func TestClock(t *testing.T) {
 		t.Error("1999 was taken")
 	}
 }
+
+// TestManyInOneSecond has the same people punch again and again within one second, between polls.
+func TestManyInOneSecond(t *testing.T) {
+	for _, capacity := range []int{0, 300} {
+		term := simulate(t, zksim.Options{Users: 3, Records: 100, Capacity: capacity})
+		s := openSession(t, newTestDevice(t, term.addr, nil))
+		var b store
+		next, punched := "", 100
+		for round := range 6 {
+			read, err := s.ReadLog(t.Context(), next, false, b.emit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := len(b.punches()); got != punched {
+				t.Errorf("capacity %d, round %d: %d punches, want %d", capacity, round, got, punched)
+			}
+			next = read.Next
+			for i := range 70 {
+				if err := term.Punch(zksim.Punch{User: strconv.Itoa(i%3 + 1), Time: "2026-03-01T08:00:00"}); err != nil {
+					t.Fatal(err)
+				}
+				punched++
+			}
+			if capacity != 0 && punched > capacity {
+				break // the oldest are gone; equal ones among them are renumbered
+			}
+		}
+	}
+}
+
+// BenchmarkRead100k reads a log of 100 000 records over loopback, decoding included, storing not.
+func BenchmarkRead100k(b *testing.B) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(b.Context())
+	defer cancel()
+	go zksim.New(zksim.Options{Users: 500, Records: 100_000}).Serve(ctx, l)
+	d, err := newDevice(func(into any) error {
+		into.(*options).Address = l.Addr().String()
+		return nil
+	}, gatepost.Env{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	s, err := d.Open(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	b.ReportAllocs()
+	for b.Loop() {
+		read, err := s.(gatepost.LogSource).ReadLog(b.Context(), "", true, func(context.Context, ...gatepost.Record) error { return nil })
+		if err != nil || read.Emitted != 100_000 {
+			b.Fatal(read.Emitted, err)
+		}
+	}
+}
