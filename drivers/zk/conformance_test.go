@@ -14,12 +14,9 @@ import (
 func TestConformance(t *testing.T) {
 	for _, o := range []zksim.Options{
 		{},
-		{RecordSize: 49, FrameMax: 1008, Inline: -1},
-		{RecordSize: 16, UserSize: 28, EventSize: 12},
-		{Bulk: "stream"},
-		{Bulk: "direct", EventSize: 10},
-		{NoTail: true},
-		{OneClient: "kick", VerifyFirst: true, OddIDs: true},
+		{RecordSize: 49, FrameMax: 1008, Inline: -1, NoTail: true},
+		{RecordSize: 16, UserSize: 28, Bulk: "stream"},
+		{Bulk: "direct", EventSize: 10, OneClient: "kick", VerifyFirst: true, OddIDs: true},
 	} {
 		t.Run(fmt.Sprintf("%s%d%s%v", o.Bulk, o.RecordSize, o.OneClient, o.NoTail), func(t *testing.T) {
 			t.Parallel()

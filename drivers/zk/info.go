@@ -3,7 +3,6 @@ package zk
 import (
 	"context"
 	"errors"
-	"maps"
 	"strings"
 
 	"gatepost"
@@ -45,12 +44,8 @@ func (s *session) Inspect(ctx context.Context) (gatepost.Info, error) {
 		return info, err
 	}
 	info.Firmware = s.tidy(b)
-	n, err := s.freeSizes(ctx)
-	if err != nil {
-		return info, err
-	}
-	info.Counts = maps.Clone(n)
-	return info, nil
+	info.Counts, err = s.freeSizes(ctx)
+	return info, err
 }
 
 // unlessRefused forgets that a terminal answered with a no.

@@ -452,6 +452,17 @@ func TestBadFrames(t *testing.T) {
 	}
 }
 
+// TestEditedRecording reads a frame that its recorder edited: the checksum is one off, the contents are right.
+func TestEditedRecording(t *testing.T) {
+	f, err := readFrame(bytes.NewReader(unhex(t, "5050827d15000000d007a7625c3c160000b4130000b4130000cdef2300")))
+	if _, ok := errors.AsType[*checksumError](err); !ok {
+		t.Fatalf("error %v", err)
+	}
+	if n, err := announced("", f.data, 1); n != 5044 || err != nil || f.reply != 22 {
+		t.Errorf("announces %d, %v", n, err)
+	}
+}
+
 func TestCursorRoundTrip(t *testing.T) {
 	for _, c := range []cursor{{}, {Count: -1}, {Seen: 2, Count: 2, Size: 40, Tail: make([]byte, 8)}, {Seen: 100, Count: 0, Size: 49, Prefix: true, Wrapped: true, Tail: make([]byte, 128)}} {
 		got, ok := parseCursor(c.text())
