@@ -119,25 +119,28 @@ func (s *Store) replace(ctx context.Context, f *file, cause error) error {
 // salvaged. The damaged file is kept, for ever. The caller has the turn.
 func (s *Store) setAside(ctx context.Context, cause error) error {
 	start := time.Now()
+	s.disk <- struct{}{} // until the last sync of it has ended
 	s.open.Lock()
 	if s.f != nil {
 		_ = s.f.close() // it is damaged
 		s.f = nil
 	}
 	s.open.Unlock()
+	<-s.disk
 	s.broken = cause
 	fresh := s.path + ".new"
 	if err := removeDatabase(fresh); err != nil {
 		return err
 	}
-	n := &Store{path: fresh, o: s.o, sync: s.sync, grown: make(chan struct{}), uplinks: make(map[string]*uplink), dirty: make(chan struct{}, 1)}
+	n := newStore(fresh, s.o)
+	n.sync = s.sync
 	n.o.MaxBytes = math.MaxInt64
 	if err := n.reopen(ctx); err != nil {
 		return fmt.Errorf("start a new file: %w", undamage(err))
 	}
 	count, err := s.salvage(ctx, n)
 	if err == nil {
-		err = n.write(ctx, true, (*tx).save)
+		err = n.exclusive(ctx, true, (*tx).save)
 	}
 	if err == nil {
 		_, err = n.f.checkpoint(ctx, "TRUNCATE")
@@ -254,7 +257,7 @@ func (s *Store) salvage(ctx context.Context, n *Store) (count int64, err error) 
 	for _, seg := range old.order(sv) {
 		err := old.records(ctx, seg, delivered, text, func(rs []Entry) error {
 			r := &request{entries: rs}
-			err := n.write(ctx, false, func(t *tx) error { return t.put([]*request{r}) })
+			err := n.exclusive(ctx, false, func(t *tx) error { return t.put([]*request{r}) })
 			count += int64(r.added)
 			return err
 		})
@@ -264,7 +267,7 @@ func (s *Store) salvage(ctx context.Context, n *Store) (count int64, err error) 
 	}
 	for i, source := range text {
 		err := old.seen(ctx, int64(i+1), func(minutes, hashes []int64) error {
-			return n.write(ctx, false, func(t *tx) error {
+			return n.exclusive(ctx, false, func(t *tx) error {
 				src := t.number(source)
 				for j, minute := range minutes {
 					if _, err := t.f.refuse.ExecContext(t.ctx, src, minute, hashes[j]); err != nil {

@@ -18,8 +18,8 @@ import (
 	"gatepost"
 )
 
-// rowsPerInsert is how many records one statement inserts where there are that many.
-const rowsPerInsert = 16
+// rowsPerInsert is how many records one statement inserts, the most that fit first.
+var rowsPerInsert = [...]int{16, 4, 1}
 
 // checkpointFrames is the length of the write-ahead log, in pages, from which it is copied into the file (4 MiB).
 const checkpointFrames = 4000
@@ -40,7 +40,7 @@ type file struct {
 
 	begin, commit, rollback, save *sql.Stmt
 	refuse                        *sql.Stmt
-	insert                        [segments]struct{ one, many *sql.Stmt }
+	insert                        [segments][len(rowsPerInsert)]*sql.Stmt
 	frames                        int // written since the write-ahead log began anew
 
 	mu   sync.Mutex // guards read and open
@@ -65,7 +65,7 @@ func openFile(ctx context.Context, path string) (_ *file, err error) {
 	}()
 	// WAL with synchronous=NORMAL syncs nothing at a commit: sync does, before anyone is told. The driver runs _pragma by
 	// alphabet and _journal_mode after them; page_size has no effect once the journal mode is set.
-	w := dsn(path, fmt.Sprintf("page_size(%d)", pageSize), "synchronous(NORMAL)", fmt.Sprintf("wal_autocheckpoint(%d)", 2*checkpointFrames))
+	w := dsn(path, fmt.Sprintf("page_size(%d)", pageSize), "synchronous(NORMAL)", "wal_autocheckpoint(0)")
 	w.RawQuery += "&_journal_mode=WAL"
 	f.writers, err = sql.Open("sqlite", w.String())
 	if err != nil {
@@ -107,10 +107,11 @@ func openFile(ctx context.Context, path string) (_ *file, err error) {
 	if f.wal, err = os.OpenFile(path+"-wal", os.O_RDWR, 0); err != nil {
 		return nil, err
 	}
+	// Whoever had the file before may have been killed between a commit and its sync.
+	if err := f.sync(); err != nil {
+		return nil, err
+	}
 	if made {
-		if err := f.sync(); err != nil {
-			return nil, err
-		}
 		if err := syncDir(filepath.Dir(path)); err != nil {
 			return nil, err
 		}
@@ -163,15 +164,12 @@ func (f *file) prepare(ctx context.Context, p preparer, text string) (*sql.Stmt,
 	return s, nil
 }
 
-// inserter is the statement that inserts one record, or rowsPerInsert of them, into segment seg.
-func (f *file) inserter(ctx context.Context, seg int, many bool) (_ *sql.Stmt, err error) {
-	p, rows := &f.insert[seg].one, 1
-	if many {
-		p, rows = &f.insert[seg].many, rowsPerInsert
-	}
+// inserter is the statement that inserts rowsPerInsert[i] records into segment seg.
+func (f *file) inserter(ctx context.Context, seg, i int) (_ *sql.Stmt, err error) {
+	p := &f.insert[seg][i]
 	if *p == nil {
 		row := "(" + strings.Repeat("?,", columnCount-1) + "?)"
-		*p, err = f.prepare(ctx, f.w, fmt.Sprintf("INSERT INTO seg%d VALUES%s", seg, strings.Repeat(row+",", rows-1)+row))
+		*p, err = f.prepare(ctx, f.w, fmt.Sprintf("INSERT INTO seg%d VALUES%s", seg, strings.Repeat(row+",", rowsPerInsert[i]-1)+row))
 	}
 	return *p, err
 }

@@ -102,8 +102,8 @@ func randomUse(t *testing.T, r *rand.Rand) {
 				t.Fatalf("%s is at %+v, want %+v", id, got, want)
 			}
 			needed = min(needed, want.Done)
-			if b := st.Uplinks[id]; b.Records != want.Gap-want.Done+st.Head-want.Live && b.Records > 2 {
-				t.Logf("%s: %d wait, about %d", id, want.Gap-want.Done+st.Head-want.Live, b.Records)
+			if b := st.Uplinks[id]; b.Records != want.Gap-want.Done+st.Head-want.Live {
+				t.Fatalf("%s: %d wait, not %d", id, want.Gap-want.Done+st.Head-want.Live, b.Records)
 			}
 		}
 		rs, err := s.Read(t.Context(), needed, st.Head, 10_000, 1<<30)

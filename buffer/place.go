@@ -3,6 +3,7 @@ package buffer
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"gatepost"
@@ -58,7 +59,6 @@ func (s *Store) SetUplinks(ctx context.Context, us []Uplink) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	defer func() { <-s.turn }()
 	s.mu.Lock()
 	old := s.uplinks
 	s.uplinks = make(map[string]*uplink, len(us))
@@ -75,11 +75,11 @@ func (s *Store) SetUplinks(ctx context.Context, us []Uplink) error {
 	s.known, s.salvaged, s.moved = true, false, true
 	s.mu.Unlock()
 	for id, u := range old {
-		if s.uplinks[id] == nil {
+		if !slices.ContainsFunc(us, func(n Uplink) bool { return n.ID == id }) {
 			s.o.Log.Info("uplink removed; its place is dropped", "uplink", id, "record", u.place.Done)
 		}
 	}
-	return s.write(ctx, true, (*tx).save)
+	return s.write(ctx, true, (*tx).save, nil)
 }
 
 // Place is where uplink stands; the zero Place where there is no such uplink.

@@ -36,6 +36,9 @@ func (t *tx) makeRoom(need int64) (bool, error) {
 	if t.st.bytes()+need <= limit {
 		return true, nil
 	}
+	if err := t.flush(); err != nil {
+		return false, err
+	}
 	t.s.leaveBehind()
 	enough := func() bool { return t.st.bytes()+need <= limit-limit/64 } // some more, so that this is done rarely
 	delivered := t.s.delivered(true)

@@ -134,9 +134,9 @@ func (st *state) within(after, upto int64) (records, bytes int64) {
 		if g.First == 0 || lo > hi {
 			continue
 		}
-		share := float64(hi-lo+1) / float64(g.Last-g.First+1)
-		records += max(1, int64(share*float64(g.records())))
-		bytes += int64(share * float64(g.bytes()))
+		part, whole := hi-lo+1, g.Last-g.First+1
+		records += max(1, g.records()*part/whole)
+		bytes += g.bytes() * part / whole
 	}
 	return records, bytes
 }

@@ -23,17 +23,19 @@ import (
 
 // Store is an open records.db. Its methods are safe for several goroutines.
 //
-// Whoever holds turn may use the writing connection and is the only one to change st, words and log. The readers' side
-// takes open for reading, so that the file is not exchanged under them.
+// A write takes two locks in turn, so that one group's rows are inserted while the group before it is synced. Whoever holds
+// turn may use the writing connection and is the only one to change st, words and log. Whoever also holds disk may commit;
+// turn is given back after the commit, disk after the sync. Reading takes open, so that the file is not exchanged meanwhile.
 type Store struct {
 	path string
 	o    Options
 
 	turn    chan struct{} // capacity 1
+	disk    chan struct{} // capacity 1; taken after turn
+	arrived chan struct{} // capacity 1: somebody queued
 	dirty   chan struct{} // capacity 1: wakes Run, something is to be saved
 	args    []any         // of the next insert; under turn
 	broken  error         // why the file must be opened anew before the next write; under turn
-	unsure  bool          // a sync failed: what is committed may not be on disk; under turn
 	unsaved int           // records put since the state was saved; under turn
 
 	open sync.RWMutex // held for writing while f is exchanged
@@ -51,6 +53,7 @@ type Store struct {
 	known                   bool // SetUplinks was called
 	moved                   bool // a place is not on disk yet
 	full                    bool
+	unsure                  error // why a sync failed: what is committed may not be on disk
 	events                  []gatepost.Event
 	evicted                 eviction
 	parked                  map[string]int64 // by uplink
@@ -77,12 +80,7 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &Store{
-		path: path, o: o,
-		turn: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
-		grown: make(chan struct{}), uplinks: make(map[string]*uplink),
-		sync: (*file).sync,
-	}
+	s := newStore(path, o)
 	if err := s.finishSalvage(); err != nil {
 		return nil, s.fault(err)
 	}
@@ -96,8 +94,19 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 	return s, nil
 }
 
+func newStore(path string, o Options) *Store {
+	return &Store{
+		path: path, o: o,
+		turn: make(chan struct{}, 1), disk: make(chan struct{}, 1), arrived: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
+		grown: make(chan struct{}), uplinks: make(map[string]*uplink),
+		sync: (*file).sync,
+	}
+}
+
 // reopen opens the file and learns from it where everything is. The caller has the turn, or the store to itself.
 func (s *Store) reopen(ctx context.Context) error {
+	s.disk <- struct{}{}
+	defer func() { <-s.disk }()
 	s.open.Lock()
 	defer s.open.Unlock()
 	if s.f != nil {
@@ -109,7 +118,10 @@ func (s *Store) reopen(ctx context.Context) error {
 		return err
 	}
 	sv, st, d, err := f.load(ctx)
-	if err == nil && s.unsure {
+	s.mu.Lock()
+	unsure := s.unsure != nil
+	s.mu.Unlock()
+	if err == nil && unsure {
 		// What was committed before the failed sync may be in memory only, and a double of it must not be taken for
 		// stored. Copying it all into the file and syncing that makes it true.
 		_, err = f.checkpoint(ctx, "TRUNCATE")
@@ -128,8 +140,9 @@ func (s *Store) reopen(ctx context.Context) error {
 		rand.Read(b) // never fails
 		sv.Log = hex.EncodeToString(b)
 	}
-	s.f, s.broken, s.unsure = f, nil, false
+	s.f, s.broken = f, nil
 	s.mu.Lock()
+	s.unsure = nil
 	s.st, s.words, s.log, s.salvaged, s.parked = st, d, sv.Log, sv.Salvaged, parked
 	for id, p := range sv.Places {
 		if s.uplinks[id] == nil && !s.known {
@@ -138,8 +151,12 @@ func (s *Store) reopen(ctx context.Context) error {
 	}
 	s.publish(st.Next - 1)
 	s.mu.Unlock()
-	if made {
-		return s.tryWrite(ctx, true, (*tx).save) // the name of this log, before its first record
+	if made { // the log gets its name before its first record
+		t := &tx{s: s, f: f, ctx: ctx, st: st}
+		if err := t.save(); err != nil {
+			return err
+		}
+		return s.sync(f)
 	}
 	return nil
 }
@@ -158,6 +175,8 @@ func (s *Store) publish(head int64) {
 func (s *Store) Close() error {
 	s.turn <- struct{}{}
 	defer func() { <-s.turn }()
+	s.disk <- struct{}{}
+	defer func() { <-s.disk }()
 	s.open.Lock()
 	defer s.open.Unlock()
 	if s.f == nil {
@@ -181,11 +200,13 @@ func (s *Store) Put(ctx context.Context, es ...Entry) (added int, err error) {
 	s.queue = append(s.queue, r)
 	s.mu.Unlock()
 	select {
+	case s.arrived <- struct{}{}:
+	default:
+	}
+	select {
 	case <-r.done:
 	case s.turn <- struct{}{}:
-		runtime.Gosched() // once: whoever is about to call Put shares this sync
-		s.commitQueue(ctx)
-		<-s.turn
+		s.writeQueue(ctx)
 		<-r.done
 	case <-ctx.Done():
 		if s.withdraw(r) {
@@ -207,21 +228,29 @@ func (s *Store) withdraw(r *request) bool {
 	return i >= 0
 }
 
-// commitQueue stores whatever waits in the queue. The caller has the turn.
-func (s *Store) commitQueue(ctx context.Context) {
-	s.mu.Lock()
-	batch := s.queue
-	s.queue = nil
-	s.mu.Unlock()
-	if len(batch) == 0 {
-		return
+// writeQueue stores whatever waits in the queue and whoever comes while the disk is busy. The caller has the turn; it is
+// given back.
+func (s *Store) writeQueue(ctx context.Context) {
+	var batch []*request
+	take := func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		batch = append(batch, s.queue...)
+		clear(s.queue)
+		s.queue = s.queue[:0]
 	}
+	take() // whatever goes wrong, they are answered
+	var of *tx
+	put := 0
 	err := s.write(ctx, true, func(t *tx) error {
-		for _, r := range batch {
-			r.added, r.err = 0, nil // written again after damage
+		if t != of {
+			of, put = t, 0 // all over again, on another file
 		}
-		return t.put(batch)
-	})
+		take()
+		rest := batch[put:]
+		put = len(batch)
+		return t.put(rest)
+	}, s.arrived)
 	for _, r := range batch {
 		if err != nil {
 			r.added, r.err = 0, err
@@ -240,38 +269,77 @@ type tx struct {
 	st      state
 	changed bool // there is something to commit
 	saved   bool // st is in the transaction
+	rows    int  // in s.args, not inserted yet
 	evicted eviction
-	full    bool // a request found none
+	full    bool // a request found no room
 }
 
-// write runs do in a transaction and, where durable, returns after it is on disk. The caller has the turn. A damaged file is set
-// aside and do is run again on the new one.
-func (s *Store) write(ctx context.Context, durable bool, do func(*tx) error) error {
+// write runs do in a transaction and, where durable, returns after it is on disk. While the disk is busy, do is run again
+// for each sign from more. A damaged file is set aside and do is run on the new one. The caller has the turn; it is given back.
+func (s *Store) write(ctx context.Context, durable bool, do func(*tx) error, more <-chan struct{}) error {
 	ctx = context.WithoutCancel(ctx) // a commit that is half done helps nobody
-	err := s.tryWrite(ctx, durable, do)
+	t, err := s.commit(ctx, do, more)
 	if damaged(err) {
 		if err = s.setAside(ctx, err); err == nil {
-			err = s.tryWrite(ctx, durable, do)
+			t, err = s.commit(ctx, do, more)
 		}
 	}
+	<-s.turn
 	if err != nil {
 		return s.fault(err)
 	}
+	defer func() { <-s.disk }()
+	if durable && t.changed {
+		err = s.sync(t.f)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		s.unsure = err
+		return s.fault(err)
+	}
+	if durable && t.changed {
+		s.syncs++
+	}
+	s.publish(t.st.Next - 1)
 	return nil
 }
 
-func (s *Store) tryWrite(ctx context.Context, durable bool, do func(*tx) error) error {
-	if s.broken != nil {
-		if errors.Is(s.broken, errClosed) {
-			return errClosed
-		}
+// commit runs do in a transaction and commits it, for which it waits until the disk is free. The caller has the turn; where
+// there is no error it has disk too afterwards.
+func (s *Store) commit(ctx context.Context, do func(*tx) error, more <-chan struct{}) (_ *tx, err error) {
+	s.mu.Lock()
+	unsure := s.unsure
+	s.mu.Unlock()
+	switch {
+	case errors.Is(s.broken, errClosed):
+		return nil, errClosed
+	case s.broken != nil, unsure != nil:
 		if err := s.reopen(ctx); err != nil {
-			return err
+			return nil, err
+		}
+	case s.f.frames >= 2*checkpointFrames: // Run does it sooner
+		if err := s.checkpoint(ctx); err != nil {
+			return nil, err
 		}
 	}
+	clear(s.args)
+	s.args = s.args[:0]
 	t := &tx{s: s, f: s.f, ctx: ctx, st: s.st}
-	dictionary := len(s.words.text)
-	undo := func(err error) error {
+	if _, err := t.f.begin.ExecContext(ctx); err != nil {
+		if !harmless(err) {
+			s.broken = err
+		}
+		return nil, err
+	}
+	dictionary, owned := len(s.words.text), false
+	defer func() {
+		if err == nil {
+			return
+		}
+		if owned {
+			<-s.disk
+		}
 		s.mu.Lock()
 		s.words.cut(dictionary)
 		s.moved = s.moved || t.saved
@@ -279,69 +347,72 @@ func (s *Store) tryWrite(ctx context.Context, durable bool, do func(*tx) error) 
 		if _, rerr := t.f.rollback.ExecContext(ctx); rerr != nil || !harmless(err) {
 			s.broken = cmp.Or(rerr, err)
 		}
-		return err
-	}
-	if _, err := t.f.begin.ExecContext(ctx); err != nil {
-		if !harmless(err) {
-			s.broken = err
-		}
-		return err
-	}
+	}()
 	if err := do(t); err != nil {
-		return undo(err)
+		return nil, err
+	}
+	for !owned {
+		select {
+		case s.disk <- struct{}{}:
+			owned = true
+			if more == nil {
+				break
+			}
+			runtime.Gosched() // once: whoever is about to call Put shares this sync
+			if err := do(t); err != nil {
+				return nil, err
+			}
+		case <-more:
+			if err := do(t); err != nil {
+				return nil, err
+			}
+		}
+	}
+	s.mu.Lock()
+	unsure, moved := s.unsure, s.moved
+	s.mu.Unlock()
+	if unsure != nil { // the group before this one was not synced, so this one cannot stand on it
+		return nil, unsure
+	}
+	if err := t.flush(); err != nil {
+		return nil, err
 	}
 	if !t.changed {
+		if _, err := t.f.rollback.ExecContext(ctx); err != nil {
+			s.broken = err
+		}
 		s.mu.Lock()
+		defer s.mu.Unlock()
 		s.settle(t)
-		s.mu.Unlock()
-		_, err := t.f.rollback.ExecContext(ctx)
-		return err
+		return t, nil
 	}
-	s.unsaved += int(t.st.Next - s.st.Next)
-	s.mu.Lock()
-	moved := s.moved
-	s.mu.Unlock()
-	if moved || s.unsaved >= maxUnsaved || t.st.Cur != s.st.Cur {
+	if s.unsaved += int(t.st.Next - s.st.Next); moved || s.unsaved >= maxUnsaved || t.st.Cur != s.st.Cur {
 		if err := t.save(); err != nil {
-			return undo(err)
+			return nil, err
 		}
 	}
 	for i, w := range s.words.text[dictionary:] {
 		if _, err := t.f.w.ExecContext(ctx, "INSERT INTO word VALUES(?,?)", dictionary+i+1, w); err != nil {
-			return undo(err)
+			return nil, err
 		}
 	}
 	if _, err := t.f.commit.ExecContext(ctx); err != nil {
-		return undo(err)
+		return nil, err
 	}
 	frames := t.f.cacheWrites()
-	t.f.frames += frames
-	if durable {
-		if err := s.sync(t.f); err != nil {
-			s.broken, s.unsure = err, true
-			return err
-		}
-	}
-	s.mu.Lock()
-	s.settle(t)
-	s.st = t.st
-	s.commits++
-	s.written += int64(frames) * frameSize
-	if durable {
-		s.syncs++
+	if t.f.frames += frames; t.f.frames >= checkpointFrames {
+		s.wake()
 	}
 	if t.saved {
 		s.unsaved = 0
 	}
-	s.publish(t.st.Next - 1)
-	s.mu.Unlock()
-	if t.f.frames >= 2*checkpointFrames { // Run does it sooner
-		return s.checkpoint(ctx)
-	}
-	if t.f.frames >= checkpointFrames {
-		s.wake()
-	}
-	return nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settle(t)
+	s.st = t.st
+	s.commits++
+	s.written += int64(frames) * frameSize
+	return t, nil
 }
 
 // maxUnsaved bounds how many records Open counts.
@@ -411,6 +482,7 @@ func (t *tx) number(w string) any {
 func (t *tx) put(batch []*request) error {
 	var need int64
 	for _, r := range batch {
+		r.added, r.err = 0, nil // it may be here for the second time
 		for i := range r.entries {
 			need += size(&r.entries[i].Stored)
 		}
@@ -434,11 +506,17 @@ func (t *tx) put(batch []*request) error {
 
 // insertIfRoom is insert for a file that is nearly full: doubles need no room, so it is known only afterwards.
 func (t *tx) insertIfRoom(r *request) error {
+	if err := t.flush(); err != nil {
+		return err
+	}
 	if _, err := t.f.w.ExecContext(t.ctx, "SAVEPOINT r"); err != nil {
 		return err
 	}
-	before := t.st
+	before, changed := t.st, t.changed
 	added, err := t.insert(r.entries)
+	if err == nil {
+		err = t.flush()
+	}
 	if err != nil {
 		return err
 	}
@@ -447,35 +525,15 @@ func (t *tx) insertIfRoom(r *request) error {
 		if _, err := t.f.w.ExecContext(t.ctx, "ROLLBACK TO r"); err != nil {
 			return err
 		}
-		t.st = before
+		t.st, t.changed = before, changed
 		r.err, t.full = ErrFull, true
 	}
 	_, err = t.f.w.ExecContext(t.ctx, "RELEASE r")
 	return err
 }
 
-// insert stores es without its doubles and says how many that were.
+// insert stores es without its doubles and says how many that were. The last rows wait for flush.
 func (t *tx) insert(es []Entry) (added int, err error) {
-	args, rows := t.s.args[:0], 0
-	flush := func(many bool) error {
-		stmt, err := t.f.inserter(t.ctx, t.st.Cur, many)
-		if err != nil {
-			return err
-		}
-		per := columnCount
-		if many {
-			per *= rowsPerInsert
-		}
-		for a := args; len(a) > 0; a = a[per:] {
-			if _, err := stmt.ExecContext(t.ctx, a[:per]...); err != nil {
-				return err
-			}
-		}
-		clear(args)
-		args, rows = args[:0], 0
-		t.rotate()
-		return nil
-	}
 	for i := range es {
 		e := &es[i]
 		if e.Source != "" {
@@ -490,26 +548,40 @@ func (t *tx) insert(es []Entry) (added int, err error) {
 			}
 			t.st.Seen++
 		}
-		id := t.st.Next
+		t.s.args = appendRow(t.s.args, t.st.Next, &e.Stored, e.Source != "", t.number)
+		t.st.add(t.st.Next, e.Received.UnixMilli(), class(e.Kind), size(&e.Stored))
 		t.st.Next++
-		args = appendRow(args, id, &e.Stored, e.Source != "", t.number)
-		rows++
-		t.st.add(id, e.Received.UnixMilli(), class(e.Kind), size(&e.Stored))
+		t.rows++
 		added++
 		t.changed = true
-		if rows == rowsPerInsert {
-			if err := flush(true); err != nil {
+		if t.rows == rowsPerInsert[0] {
+			if err := t.flush(); err != nil {
 				return added, err
 			}
 		}
 	}
-	if rows > 0 {
-		if err := flush(false); err != nil {
-			return added, err
+	return added, nil
+}
+
+// flush inserts the rows that wait in s.args.
+func (t *tx) flush() error {
+	args := t.s.args
+	for i, n := range rowsPerInsert {
+		for ; t.rows >= n; t.rows -= n {
+			stmt, err := t.f.inserter(t.ctx, t.st.Cur, i)
+			if err != nil {
+				return err
+			}
+			if _, err := stmt.ExecContext(t.ctx, args[:n*columnCount]...); err != nil {
+				return err
+			}
+			args = args[n*columnCount:]
 		}
 	}
-	t.s.args = args
-	return added, nil
+	clear(t.s.args)
+	t.s.args = t.s.args[:0]
+	t.rotate()
+	return nil
 }
 
 // rotate begins the next segment when the current one is long enough: 1 MiB where little waits, so that it is soon
@@ -539,8 +611,7 @@ func (s *Store) exclusive(ctx context.Context, durable bool, do func(*tx) error)
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	defer func() { <-s.turn }()
-	return s.write(ctx, durable, do)
+	return s.write(ctx, durable, do, nil)
 }
 
 // Prune forgets, day by day (Minute / [gatepost.MinutesPerDay]), the refusal rows of source for which keep is false: days

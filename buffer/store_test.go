@@ -368,7 +368,7 @@ func run(t testing.TB, s *Store, done chan<- error) (stop func()) {
 func TestPragmas(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "records.db"), options(t))
 	for name, want := range map[string]string{
-		"page_size": "1024", "journal_mode": "wal", "synchronous": "1", "cache_size": "-1000", "wal_autocheckpoint": "8000", "busy_timeout": "5000",
+		"page_size": "1024", "journal_mode": "wal", "synchronous": "1", "cache_size": "-1000", "wal_autocheckpoint": "0", "busy_timeout": "5000",
 	} {
 		var got string
 		if err := s.f.w.QueryRowContext(t.Context(), "PRAGMA "+name).Scan(&got); err != nil || got != want {
