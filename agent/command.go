@@ -325,15 +325,18 @@ func (d *device) ready() (gatepost.Session, error) {
 	return nil, fmt.Errorf("%s is in state %s", d.conf.ID, d.state)
 }
 
-// await is the open session, or the one that comes before ctx ends; a pause between short connections ends now.
-func (d *device) await(ctx context.Context) (gatepost.Session, error) {
+// await is the open session, or the one that comes before ctx ends; a pause between short connections ends now. The caller
+// calls release when it has done with it.
+func (d *device) await(ctx context.Context) (s gatepost.Session, release func(), err error) {
 	for {
 		d.mu.Lock()
 		s, online := d.session, d.online
-		d.mu.Unlock()
 		if s != nil {
-			return s, nil
+			d.using++
+			d.mu.Unlock()
+			return s, d.release, nil
 		}
+		d.mu.Unlock()
 		select {
 		case d.wake <- struct{}{}:
 		default:
@@ -341,11 +344,17 @@ func (d *device) await(ctx context.Context) (gatepost.Session, error) {
 		select {
 		case <-online:
 		case <-d.done:
-			return nil, errStopping
+			return nil, nil, errStopping
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%s did not come online: %w", d.conf.ID, context.Cause(ctx))
+			return nil, nil, fmt.Errorf("%s did not come online: %w", d.conf.ID, context.Cause(ctx))
 		}
 	}
+}
+
+func (d *device) release() {
+	d.mu.Lock()
+	d.using--
+	d.mu.Unlock()
 }
 
 func result(c gatepost.Command, s gatepost.ResultStatus) gatepost.Result {

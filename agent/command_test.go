@@ -324,3 +324,41 @@ func TestPullReadsAll(t *testing.T) {
 		s.halt(t)
 	})
 }
+
+// TestCommandOpensAShortConnection: between short connections a command brings one about, and holds it while it runs.
+func TestCommandOpensAShortConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var doors int
+		dev := &fakeDevice{}
+		dev.open = func(n int) (gatepost.Session, error) {
+			fs := newFakeSession()
+			if n <= kicksBeforeShort {
+				time.AfterFunc(2*time.Second, fs.cut)
+			}
+			fs.unlock = func(context.Context) error {
+				select {
+				case <-time.After(3 * time.Second): // longer than a short connection
+					doors++
+					return nil
+				case <-fs.lost:
+					return gatepost.ErrOutcomeUnknown
+				}
+			}
+			return fs, nil
+		}
+		s := newSite(t, t.TempDir(), dev, func(o *Options) { o.Devices[0].Poll = time.Hour })
+		time.Sleep(5 * time.Minute)
+		if s.device("gate").session != nil {
+			t.Fatal("the connection is not a short one")
+		}
+		r, err := s.Do(t.Context(), gatepost.Command{Device: "gate", Verb: "unlock", Local: true}, func() {})
+		if err != nil || r.Status != gatepost.StatusDone || doors != 1 {
+			t.Errorf("%+v, %v, %d doors", r, err, doors)
+		}
+		r, err = s.Do(t.Context(), gatepost.Command{Device: "gate", Verb: "sync_time", Local: true}, func() {})
+		if err != nil || r.Status != gatepost.StatusDone {
+			t.Errorf("sync_time: %+v %+v, %v", r, r.Error, err)
+		}
+		s.halt(t)
+	})
+}

@@ -61,7 +61,7 @@ func (a *Agent) ServeControl(ctx context.Context, l net.Listener) error {
 
 func reply(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(v) // a caller that has gone needs no answer
+	_ = json.NewEncoder(w).Encode(v) // a caller that has gone needs no answer
 }
 
 func limitOf(r *http.Request) int {

@@ -46,6 +46,7 @@ type device struct {
 	reason      string
 	hint        string
 	session     gatepost.Session // nil while not connected
+	using       int              // commands that use it
 	online      chan struct{}    // closed when a session comes; replaced when it goes
 	info        gatepost.Info
 	identity    string
@@ -182,7 +183,7 @@ func (d *device) visit(ctx context.Context, short bool) (online bool, err error)
 	return true, d.attend(ctx, s)
 }
 
-// serveShort leaves a short connection open while commands are under way, which take less than the pause between polls.
+// serveShort keeps a short connection open for a moment, and for as long as a command uses it.
 func (d *device) serveShort(ctx context.Context, s gatepost.Session) error {
 	timer := time.NewTimer(time.Second)
 	defer timer.Stop()
@@ -191,9 +192,14 @@ func (d *device) serveShort(ctx context.Context, s gatepost.Session) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case o := <-d.pull:
-			d.answer(ctx, s, o)
+			if err := d.answer(ctx, s, o); err != nil {
+				return err
+			}
 		case <-timer.C:
-			return nil
+			if d.retire() {
+				return nil
+			}
+			timer.Reset(50 * time.Millisecond)
 		}
 	}
 }
@@ -331,7 +337,7 @@ func (d *device) readLog(ctx context.Context, s gatepost.Session, full bool) (ga
 		}
 	}
 	if added > 0 {
-		d.log.Debug("log read", "count", added, "took", r.Emitted)
+		d.log.Debug("log read", "count", added)
 	}
 	return r, added, nil
 }
@@ -462,6 +468,11 @@ func (d *device) setState(ctx context.Context, s gatepost.State, reason, hint st
 func (d *device) setSession(s gatepost.Session) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.swapSession(s)
+}
+
+// swapSession is setSession with d.mu held.
+func (d *device) swapSession(s gatepost.Session) {
 	was := d.session
 	d.session = s
 	switch {
@@ -472,11 +483,15 @@ func (d *device) setSession(s gatepost.Session) {
 	}
 }
 
-// current is the open session, or nil.
-func (d *device) current() gatepost.Session {
+// retire takes the session away from commands, unless one uses it.
+func (d *device) retire() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.session
+	if d.using > 0 {
+		return false
+	}
+	d.swapSession(nil)
+	return true
 }
 
 func (d *device) who() string {

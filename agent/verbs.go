@@ -70,10 +70,11 @@ func agentVerbs() []string {
 // with runs do on the device's session, as a T.
 func with[T any](d *device, do func(context.Context, T) (any, error)) func(context.Context) (any, error) {
 	return func(ctx context.Context) (any, error) {
-		s, err := d.await(ctx)
+		s, release, err := d.await(ctx)
 		if err != nil {
 			return nil, err
 		}
+		defer release()
 		t, ok := s.(T)
 		if !ok {
 			return nil, &gatepost.Fault{Class: gatepost.Unsupported, Err: fmt.Errorf("%s cannot do this", d.conf.ID)}
@@ -178,9 +179,11 @@ func pull(_ *Agent, d *device, args json.RawMessage) (func(context.Context) (any
 		return nil, err
 	}
 	return func(ctx context.Context) (any, error) {
-		if _, err := d.await(ctx); err != nil {
+		_, release, err := d.await(ctx)
+		if err != nil {
 			return nil, err
 		}
+		release() // who reads the log is the session's owner
 		got, err := d.order(ctx, a.Full)
 		if err != nil {
 			return nil, err
