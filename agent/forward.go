@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"math"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -199,7 +198,8 @@ func (u *uplink) live(ctx context.Context, link gatepost.Link, gap chan<- struct
 		if err := u.a.store.Wait(ctx, at); err != nil {
 			return err
 		}
-		if head := u.a.store.Head(); head-at > liveBehind {
+		head := u.a.store.Head()
+		if head-at > liveBehind {
 			u.mu.Lock()
 			u.jump(head)
 			u.mu.Unlock()
@@ -209,12 +209,12 @@ func (u *uplink) live(ctx context.Context, link gatepost.Link, gap chan<- struct
 			}
 			continue
 		}
-		rs, err := u.a.store.Read(ctx, at, math.MaxInt64, liveRecords, sendBytes)
+		rs, err := u.a.store.Read(ctx, at, head, liveRecords, sendBytes)
 		if err != nil {
 			return err
 		}
 		if len(rs) == 0 { // retention took them meanwhile
-			u.moveLive(u.a.store.Head())
+			u.moveLive(head)
 			continue
 		}
 		if err := u.send(ctx, link, rs, false, u.moveLive); err != nil {
