@@ -61,9 +61,12 @@ func demo(ctx context.Context, f *flags) error {
 		stop(err)
 	})
 
-	t := &tour{stage: s, agent: site.agent, colour: isTerminal(os.Stdout)}
-	if !*once {
-		t.pause = 1500 * time.Millisecond
+	t := &tour{stage: s, agent: site.agent}
+	if isTerminal(os.Stdout) {
+		t.colour = os.Getenv("NO_COLOR") == ""
+		if !*once {
+			t.pause = 1500 * time.Millisecond
+		}
 	}
 	err = t.play(ctx)
 	if err == nil {
@@ -316,5 +319,5 @@ func (t *tour) say(format string, args ...any) {
 
 func isTerminal(f *os.File) bool {
 	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil && os.Getenv("NO_COLOR") == ""
+	return err == nil
 }

@@ -57,7 +57,10 @@ func execute(args []string) int {
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 
 	err := dispatch(ctx, args)
-	if err == nil || errors.Is(err, errHelped) {
+	switch {
+	case err == nil, errors.Is(err, errHelped):
+		return exitDone
+	case ctx.Err() != nil && errors.Is(err, context.Canceled): // run or demo, stopped while they still started
 		return exitDone
 	}
 	complain(os.Stderr, err)
