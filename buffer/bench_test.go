@@ -98,6 +98,7 @@ func BenchmarkPut(b *testing.B) {
 		b.Run(fmt.Sprintf("producers=%d/delay=%v", c.producers, c.delay), func(b *testing.B) {
 			dir := b.TempDir()
 			s := open(b, filepath.Join(dir, "records.db"), Options{})
+			run(b, s, make(chan error, 1))
 			s.sync = func(f *file) error {
 				pause(c.delay)
 				return f.sync()

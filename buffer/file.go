@@ -107,6 +107,7 @@ func openFile(ctx context.Context, path string) (_ *file, err error) {
 	if f.wal, err = os.OpenFile(path+"-wal", os.O_RDWR, 0); err != nil {
 		return nil, err
 	}
+	f.grow()
 	// Whoever had the file before may have been killed between a commit and its sync.
 	if err := f.sync(); err != nil {
 		return nil, err
@@ -172,6 +173,19 @@ func (f *file) inserter(ctx context.Context, seg, i int) (_ *sql.Stmt, err error
 		*p, err = f.prepare(ctx, f.w, fmt.Sprintf("INSERT INTO seg%d VALUES%s", seg, strings.Repeat(row+",", rowsPerInsert[i]-1)+row))
 	}
 	return *p, err
+}
+
+// grow gives the write-ahead log its full length at once: a sync of a file that grows flushes the disk twice. SQLite takes
+// zeros for the end of the log and writes over them. Where there is no room it grows as it may.
+func (f *file) grow() {
+	const full = 32 + checkpointFrames*frameSize
+	fi, err := f.wal.Stat()
+	if err != nil || fi.Size() >= full {
+		return
+	}
+	if _, err := f.wal.WriteAt(make([]byte, full-fi.Size()), fi.Size()); err != nil {
+		_ = f.wal.Truncate(fi.Size()) // if this fails too the log is merely long
+	}
 }
 
 // sync puts on disk whatever was committed.

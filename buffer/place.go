@@ -79,7 +79,7 @@ func (s *Store) SetUplinks(ctx context.Context, us []Uplink) error {
 			s.o.Log.Info("uplink removed; its place is dropped", "uplink", id, "record", u.place.Done)
 		}
 	}
-	return s.write(ctx, true, (*tx).save, nil)
+	return s.write(ctx, true, (*tx).save, nil, nil)
 }
 
 // Place is where uplink stands; the zero Place where there is no such uplink.

@@ -242,7 +242,7 @@ func (s *Store) writeQueue(ctx context.Context) {
 	take() // whatever goes wrong, they are answered
 	var of *tx
 	put := 0
-	err := s.write(ctx, true, func(t *tx) error {
+	do := func(t *tx) error {
 		if t != of {
 			of, put = t, 0 // all over again, on another file
 		}
@@ -250,15 +250,17 @@ func (s *Store) writeQueue(ctx context.Context) {
 		rest := batch[put:]
 		put = len(batch)
 		return t.put(rest)
-	}, s.arrived)
-	for _, r := range batch {
-		if err != nil {
-			r.added, r.err = 0, err
-		} else if r.err != nil {
-			r.added, r.err = 0, s.fault(r.err)
-		}
-		close(r.done)
 	}
+	_ = s.write(ctx, true, do, s.arrived, func(err error) {
+		for _, r := range batch {
+			if err != nil {
+				r.added, r.err = 0, err
+			} else if r.err != nil {
+				r.added, r.err = 0, s.fault(r.err)
+			}
+			close(r.done)
+		}
+	})
 }
 
 // tx is a transaction under way. Changes to st take effect with its commit.
@@ -275,8 +277,8 @@ type tx struct {
 }
 
 // write runs do in a transaction and, where durable, returns after it is on disk. While the disk is busy, do is run again
-// for each sign from more. A damaged file is set aside and do is run on the new one. The caller has the turn; it is given back.
-func (s *Store) write(ctx context.Context, durable bool, do func(*tx) error, more <-chan struct{}) error {
+// for each sign from more. answer hears the outcome. A damaged file is set aside and do is run on the new one. The caller has the turn; it is given back.
+func (s *Store) write(ctx context.Context, durable bool, do func(*tx) error, more <-chan struct{}, answer func(error)) error {
 	ctx = context.WithoutCancel(ctx) // a commit that is half done helps nobody
 	t, err := s.commit(ctx, do, more)
 	if damaged(err) {
@@ -286,23 +288,31 @@ func (s *Store) write(ctx context.Context, durable bool, do func(*tx) error, mor
 	}
 	<-s.turn
 	if err != nil {
-		return s.fault(err)
+		err = s.fault(err)
+		if answer != nil {
+			answer(err)
+		}
+		return err
 	}
 	defer func() { <-s.disk }()
 	if durable && t.changed {
 		err = s.sync(t.f)
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if err != nil {
 		s.unsure = err
-		return s.fault(err)
+		err = s.fault(err)
+	} else {
+		if durable && t.changed {
+			s.syncs++
+		}
+		s.publish(t.st.Next - 1)
 	}
-	if durable && t.changed {
-		s.syncs++
+	s.mu.Unlock()
+	if answer != nil {
+		answer(err) // now, so that who puts again at once is in the next group
 	}
-	s.publish(t.st.Next - 1)
-	return nil
+	return err
 }
 
 // commit runs do in a transaction and commits it, for which it waits until the disk is free. The caller has the turn; where
@@ -611,7 +621,7 @@ func (s *Store) exclusive(ctx context.Context, durable bool, do func(*tx) error)
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	return s.write(ctx, durable, do, nil)
+	return s.write(ctx, durable, do, nil, nil)
 }
 
 // Prune forgets, day by day (Minute / [gatepost.MinutesPerDay]), the refusal rows of source for which keep is false: days
