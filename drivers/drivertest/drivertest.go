@@ -225,7 +225,7 @@ func listen(t *testing.T, r Rig, s gatepost.Session, b *store) (stop func() erro
 			return errors.New("listen does not end with its context")
 		}
 	})
-	t.Cleanup(func() { stop() })
+	t.Cleanup(func() { _ = stop() })
 	before, _ := b.counts()
 	waitFor(t, "a live punch", func() bool {
 		r.Punch(1)
@@ -464,7 +464,7 @@ func flood(t *testing.T, r Rig) {
 			t.Error(err)
 		}
 	}
-	stop()
+	_ = stop()
 	s.Close()
 	s = open(t, r)
 	readLog(t, s, "", true, &b)

@@ -136,7 +136,7 @@ func (l *link) fail(err error) {
 	}
 	l.mu.Unlock()
 	if c, ok := l.conn.(*net.TCPConn); ok {
-		c.SetLinger(0)
+		_ = c.SetLinger(0)
 	}
 	l.conn.Close()
 }

@@ -170,7 +170,7 @@ func (d *device) open(ctx context.Context, conn net.Conn) (*session, error) {
 	}
 	info, err := s.Inspect(ctx)
 	if err != nil {
-		s.Close()
+		_ = s.Close()
 		return nil, err
 	}
 	s.info = info
