@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -24,7 +25,9 @@ type flags struct {
 var errHelped = errors.New("help was shown")
 
 func newFlags(c command, args []string) *flags {
-	return &flags{flag.NewFlagSet(c.name, flag.ContinueOnError), c, args}
+	f := &flags{flag.NewFlagSet(c.name, flag.ContinueOnError), c, args}
+	f.SetOutput(os.Stdout)
+	return f
 }
 
 // parse reads the options and returns the other words. Unlike [flag.FlagSet.Parse] it takes options behind words too, as
@@ -98,11 +101,12 @@ func mismatch(want string) string {
 }
 
 func (f *flags) help() {
-	fmt.Printf("usage: gatepost %s [options]\n%s.\n", strings.TrimSpace(f.Name()+" "+f.command.args), upperFirst(f.command.help))
+	w := f.Output()
+	fmt.Fprintf(w, "usage: gatepost %s [options]\n%s.\n", strings.TrimSpace(f.Name()+" "+f.command.args), upperFirst(f.command.help))
 	first := true
 	f.VisitAll(func(o *flag.Flag) {
 		if first {
-			fmt.Print("\noptions:\n")
+			fmt.Fprint(w, "\noptions:\n")
 			first = false
 		}
 		value, usage := flag.UnquoteUsage(o)
@@ -110,7 +114,7 @@ func (f *flags) help() {
 		if o.DefValue != "" && o.DefValue != "0" && o.DefValue != "0s" && o.DefValue != "false" {
 			usage += " (default " + o.DefValue + ")"
 		}
-		fmt.Printf("  %-20s %s\n", line, usage)
+		fmt.Fprintf(w, "  %-20s %s\n", line, usage)
 	})
 }
 

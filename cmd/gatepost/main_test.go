@@ -92,8 +92,8 @@ func mosquitto(fatalf func(string, ...any)) (addr string, stop func()) {
 		fatalf("these tests need a broker: apt-get install mosquitto mosquitto-clients (%v)", err)
 	}
 	stop = func() {
-		cmd.Process.Kill()
-		cmd.Wait()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
 	}
 	if !waitFor(func() bool {
 		c, err := net.Dial("tcp", addr)
@@ -133,11 +133,11 @@ func hup(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(syscall.Kill(pid, syscall.SIGHUP))
 }
 
-// waitFor says whether is becomes true within 20 seconds.
+// waitFor says whether is becomes true within 40 seconds: longer than from one heartbeat to the next.
 func waitFor(is func() bool) bool {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	late := time.NewTimer(20 * time.Second)
+	late := time.NewTimer(40 * time.Second)
 	defer late.Stop()
 	for !is() {
 		select {

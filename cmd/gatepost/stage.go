@@ -81,7 +81,7 @@ func (s *stage) close() {
 		s.backend.client.Disconnect(100) // ms
 	}
 	if s.broker != nil {
-		s.broker.Close()
+		_ = s.broker.Close() // nothing is left to lose
 	}
 }
 
@@ -123,8 +123,9 @@ func (t *terminal) start(ctx context.Context, wg *sync.WaitGroup) error {
 		return err
 	}
 	t.addr, t.control = l.Addr().String(), control.Addr().String()
-	wg.Go(func() { t.Serve(ctx, l) })                      // ends with ctx; a terminal that fails is missed by the tour
-	wg.Go(func() { serveHTTP(ctx, control, t.Control()) }) // likewise
+	// They end with ctx; one that failed before would be missed by the tour.
+	wg.Go(func() { _ = t.Serve(ctx, l) })
+	wg.Go(func() { _ = serveHTTP(ctx, control, t.Control()) })
 	return nil
 }
 
@@ -210,11 +211,11 @@ func (r *relay) carry(near net.Conn) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() {
-		io.Copy(far, near) // how it ended does not matter
+		_, _ = io.Copy(far, near) // how it ended does not matter
 		far.Close()
 		near.Close()
 	})
-	io.Copy(near, far)
+	_, _ = io.Copy(near, far)
 	far.Close()
 	near.Close()
 }

@@ -162,8 +162,8 @@ func (t *table) reason(reason, hint string) {
 func (t *table) flush() {
 	var aligned bytes.Buffer
 	tw := tabwriter.NewWriter(&aligned, 0, 0, 2, ' ', 0)
-	tw.Write(t.rows.Bytes()) // a bytes.Buffer never fails
-	tw.Flush()
+	_, _ = tw.Write(t.rows.Bytes()) // a bytes.Buffer never fails
+	_ = tw.Flush()
 	n := 0
 	for line := range strings.Lines(aligned.String()) {
 		n++
