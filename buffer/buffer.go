@@ -46,18 +46,18 @@ type ParkedRecord struct {
 
 // Stats is what the store counts; none of it is found by scanning.
 type Stats struct {
-	Log     string
-	Head    int64                       // the newest record's number
-	Records int64                       // in the file
-	Bytes   int64                       // of those records
-	Seen    int64                       // refusal rows
-	Parked  int64                       // of all uplinks
-	Uplinks map[string]gatepost.Backlog // by uplink id
-	Full    bool                        // the last Put was refused for want of room
-	File    int64                       // bytes of the file and its write-ahead log on disk
-	Written int64                       // bytes written to them since Open
-	Commits int64                       // since Open
-	Syncs   int64                       // since Open
+	Log     string                      `json:"log"`
+	Head    int64                       `json:"head"`          // the newest record's number
+	Records int64                       `json:"records"`       // in the file
+	Bytes   int64                       `json:"bytes"`         // of those records
+	Seen    int64                       `json:"seen"`          // refusal rows
+	Parked  int64                       `json:"parked"`        // of all uplinks
+	Uplinks map[string]gatepost.Backlog `json:"uplinks"`       // by uplink id
+	Full    bool                        `json:"full"`          // the last Put was refused for want of room
+	File    int64                       `json:"file_bytes"`    // bytes of the file and its write-ahead log on disk
+	Written int64                       `json:"written_bytes"` // bytes written to them since Open
+	Commits int64                       `json:"commits"`       // since Open
+	Syncs   int64                       `json:"syncs"`         // since Open
 }
 
 // ErrFull is why Put refuses when only what must not be deleted is left. The terminal keeps its records.
