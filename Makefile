@@ -22,7 +22,7 @@ demo: ## the tour: broker, terminals and agent in one process, nothing to instal
 	$(GO) run ./cmd/gatepost demo
 
 test: ## all tests, once; installs the Debian packages it needs when it may
-	@scripts/deps.sh mosquitto mosquitto-clients
+	@scripts/deps.sh mosquitto mosquitto-clients e2fsprogs jq curl
 	$(GO) test -timeout 10m ./...
 
 check: lint race fuzz cross emulate ## what must be green before a change is handed in
@@ -36,7 +36,7 @@ lint: ## gofmt, vet, staticcheck, errcheck, go mod tidy -diff
 	$(GO) mod tidy -diff
 
 race: ## all tests under the race detector (needs a C compiler)
-	@scripts/deps.sh gcc libc6-dev mosquitto mosquitto-clients
+	@scripts/deps.sh gcc libc6-dev mosquitto mosquitto-clients e2fsprogs jq curl
 	@if command -v gcc >/dev/null; then set -x; CGO_ENABLED=1 $(GO) test -race -timeout 15m ./...; fi
 
 fuzz: ## each fuzz target for FUZZTIME (5s)

@@ -20,6 +20,7 @@ there() {
 loss() {
   case $1 in
     mosquitto | mosquitto-clients) echo "the tests against Debian's own broker" ;;
+    jq | curl) echo "the walk through docs/try-it.md" ;;
     e2fsprogs) echo "the tests on a disk that is full, read-only or loses its power" ;;
     gcc | libc6-dev) echo "the race detector" ;;
     qemu-user-static) echo "starting the ARM binaries" ;;

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"gatepost/internal/need"
 )
 
 // TestTryIt types what docs/try-it.md says and expects what it shows. Blocks marked "sh" are typed, those that keep
@@ -23,10 +25,8 @@ func TestTryIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, program := range []string{"mosquitto_sub", "mosquitto_pub", "jq", "curl"} {
-		if _, err := exec.LookPath(program); err != nil {
-			t.Fatalf("this test needs what docs/try-it.md installs: %v", err)
-		}
+	for _, program := range []string{"mosquitto", "mosquitto_sub", "mosquitto_pub", "jq", "curl"} {
+		need.Program(t, program)
 	}
 	broker, stop := mosquitto(t.Fatalf)
 	t.Cleanup(stop)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -12,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"gatepost/internal/need"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -26,6 +29,7 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
+		Condition:           missing,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":  exits,
 			"ports":  ports,
@@ -34,6 +38,19 @@ func TestScripts(t *testing.T) {
 			"hup":    hup,
 		},
 	})
+}
+
+// missing is the condition [missing:PROGRAM]. In CI nothing may be left out: there it is an error.
+func missing(cond string) (bool, error) {
+	program, ok := strings.CutPrefix(cond, "missing:")
+	if !ok {
+		return false, fmt.Errorf("no such condition: %s", cond)
+	}
+	_, there := need.Find(program)
+	if !there && os.Getenv("CI") == "true" {
+		return true, fmt.Errorf("%s is missing, and in CI nothing may be left out", program)
+	}
+	return !there, nil
 }
 
 // exits runs a program that must end with a code: exits CODE program [args...]
@@ -82,10 +99,7 @@ func startMosquitto(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func mosquitto(fatalf func(string, ...any)) (addr string, stop func()) {
-	program, err := exec.LookPath("mosquitto")
-	if err != nil {
-		program = "/usr/sbin/mosquitto" // not everybody's PATH has sbin
-	}
+	program, _ := need.Find("mosquitto")
 	addr = freeAddr(fatalf)
 	cmd := exec.Command(program, "-p", addr[strings.LastIndexByte(addr, ':')+1:])
 	if err := cmd.Start(); err != nil {

@@ -8,16 +8,24 @@ import (
 	"testing"
 )
 
-// Program is the path of a program, also of one that Debian keeps where only root looks.
-func Program(t testing.TB, name string) string {
-	t.Helper()
+// Find is the path of a program, also of one that Debian keeps where only root looks.
+func Find(name string) (path string, ok bool) {
 	for _, p := range []string{name, "/usr/sbin/" + name, "/sbin/" + name} {
 		if path, err := exec.LookPath(p); err == nil {
-			return path
+			return path, true
 		}
 	}
-	missing(t, name)
-	return ""
+	return "", false
+}
+
+// Program is the path of a program that the test cannot do without.
+func Program(t testing.TB, name string) string {
+	t.Helper()
+	path, ok := Find(name)
+	if !ok {
+		missing(t, name)
+	}
+	return path
 }
 
 // Root is for tests that mount a file system.

@@ -17,6 +17,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"gatepost"
+	"gatepost/internal/need"
 	"gatepost/uplink/uplinktest"
 )
 
@@ -55,10 +56,7 @@ func startMosquitto(t testing.TB, extra string) *mosquitto {
 
 func (m *mosquitto) start() {
 	m.t.Helper()
-	program, err := exec.LookPath("mosquitto")
-	if err != nil {
-		program = "/usr/sbin/mosquitto" // not everybody's PATH has sbin
-	}
+	program := need.Program(m.t, "mosquitto")
 	log, err := os.OpenFile(m.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		m.t.Fatal(err)

@@ -164,6 +164,7 @@ func (l *link) Beat(ctx context.Context, h gatepost.Heartbeat) error {
 	if h.Devices == nil {
 		h.Devices = map[string]int{}
 	}
+	h.Session = l.session
 	doc, err := document(h)
 	if err != nil {
 		return fmt.Errorf("heartbeat: %w", err)
