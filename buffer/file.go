@@ -108,6 +108,9 @@ func openFile(ctx context.Context, path string) (_ *file, err error) {
 		return nil, err
 	}
 	f.grow()
+	if !made {
+		f.frames = checkpointFrames // how many there are is not known: Run copies them soon
+	}
 	// Whoever had the file before may have been killed between a commit and its sync.
 	if err := f.sync(); err != nil {
 		return nil, err
@@ -273,7 +276,6 @@ func (f *file) cacheWrites() (n int) {
 
 // checkpoint copies the write-ahead log into the file, so that it begins anew; it says how many bytes that wrote.
 func (f *file) checkpoint(ctx context.Context, mode string) (written int64, err error) {
-	pages := f.walPages()
 	var busy, frames, done int
 	if err := f.w.QueryRowContext(ctx, "PRAGMA wal_checkpoint("+mode+")").Scan(&busy, &frames, &done); err != nil {
 		return 0, err
@@ -282,15 +284,15 @@ func (f *file) checkpoint(ctx context.Context, mode string) (written int64, err 
 	if done < frames { // a reader holds it; the next one goes on
 		return 0, nil
 	}
-	return int64(pages) * pageSize, nil
+	return int64(f.walPages(frames)) * pageSize, nil
 }
 
-// walPages counts the different pages among the frames written since the last checkpoint: those a checkpoint writes.
-func (f *file) walPages() int {
+// walPages counts the different pages among the first frames of the write-ahead log: those that a checkpoint writes.
+func (f *file) walPages(frames int) int {
 	const header = 32
 	pages := make(map[[4]byte]struct{})
 	var number [4]byte
-	for i := range f.frames {
+	for i := range frames {
 		if _, err := f.wal.ReadAt(number[:], header+int64(i)*frameSize); err != nil {
 			break // shorter than we think: the count is for people
 		}

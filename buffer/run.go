@@ -27,6 +27,7 @@ func (s *Store) Run(ctx context.Context) error {
 	c := checker{due: time.Now().Add(time.Minute)}
 	var told time.Time // of an eviction
 	ok := true
+	s.wake()
 	for {
 		var err error
 		select {

@@ -21,19 +21,19 @@ func TestPowerCut(t *testing.T) {
 	acked := make(map[[2]int]bool)
 	for round := range 40 {
 		cmd, out := child(t, "put", path)
-		lines, mine := bufio.NewScanner(out), 0
-		for lines.Scan() {
+		lines := bufio.NewScanner(out)
+		for mine := 0; mine < 20+37*round; mine++ {
 			var w, n int
+			lines.Scan()
 			if _, err := fmt.Sscanf(lines.Text(), "acked %d %d", &w, &n); err != nil {
-				break // the disk is gone, as it should be
+				t.Fatalf("round %d: after %d the child said %q", round, mine, lines.Text())
 			}
 			acked[[2]int{w, n}] = true
-			if mine++; mine == 20+37*round {
-				cutPower(t, d.dir)
-			}
 		}
-		if mine < 20+37*round {
-			t.Fatalf("round %d: the child ended after %d: %s", round, mine, lines.Text())
+		// What the child says from here on does not count, as a board without power says nothing: an fdatasync of a growing
+		// file that is under way at this moment returns nil though its size is lost (Linux 6.18, also for a bare file).
+		cutPower(t, d.dir)
+		for lines.Scan() {
 		}
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
