@@ -165,4 +165,4 @@ func (s *Store) settle(t *tx) {
 	}
 }
 
-const fullHint = "records wait for a required uplink: see why it does not confirm, or raise max_bytes"
+const fullHint = "records wait for a required uplink: see why it does not confirm, or raise buffer.max_size"
