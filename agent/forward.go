@@ -15,7 +15,7 @@ import (
 
 const (
 	liveRecords  = 256       // most records in one Send of the live lane
-	liveBehind   = 4096      // a live lane further behind than this gives what waits to the backlog lane
+	liveBehind   = 512       // a live lane further behind than this gives what waits to the backlog lane
 	sendBytes    = 512 << 10 // most bytes of records read for one Send
 	backlogFirst = 200       // records in the first Send of a backlog
 	backlogMost  = 2000

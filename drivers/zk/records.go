@@ -266,7 +266,7 @@ type decoder struct {
 }
 
 const (
-	pageLen = 2000 // records in one emit
+	pageLen = 1000 // records in one emit
 	known   = 32   // fingerprints remembered of a log's end
 )
 
