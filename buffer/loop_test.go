@@ -1,5 +1,3 @@
-//go:build bench || torture
-
 package buffer
 
 import (
