@@ -33,10 +33,14 @@ func code(err error) int {
 	return 0
 }
 
-// damaged says whether err means that the file itself is not to be trusted any more.
+// damaged says whether err means that the file itself is not to be trusted any more. SQLITE_ERROR is among the codes: our
+// statements never change, so what they do not find (a table, a file format) was there once.
 func damaged(err error) bool {
-	c := code(err)
-	return c == sqlite3.SQLITE_CORRUPT || c == sqlite3.SQLITE_NOTADB || errors.Is(err, errDamaged)
+	switch code(err) {
+	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR:
+		return true
+	}
+	return errors.Is(err, errDamaged)
 }
 
 // harmless says whether a rollback undoes all that went wrong with err; else the file is opened anew.

@@ -210,7 +210,7 @@ func (f *file) load(ctx context.Context) (sv saved, st state, d words, err error
 	for rows.Next() {
 		var n int64
 		var w string
-		if err := rows.Scan(&n, &w); err != nil {
+		if err := scan(rows, &n, &w); err != nil {
 			return sv, st, d, err
 		}
 		if d.add(w) != n {
@@ -240,7 +240,7 @@ func (f *file) load(ctx context.Context) (sv saved, st state, d words, err error
 	defer tail.Close()
 	for tail.Next() {
 		var id, kind, recv, seen, n int64
-		if err := tail.Scan(&id, &kind, &recv, &seen, &n); err != nil {
+		if err := scan(tail, &id, &kind, &recv, &seen, &n); err != nil {
 			return sv, st, d, err
 		}
 		st.add(id, recv, class(gatepost.Kind(word(d.text, kind))), rowOverhead+n)
@@ -312,7 +312,7 @@ func (f *file) parked(ctx context.Context) (map[string]int64, error) {
 	for rows.Next() {
 		var uplink string
 		var n int64
-		if err := rows.Scan(&uplink, &n); err != nil {
+		if err := scan(rows, &uplink, &n); err != nil {
 			return nil, err
 		}
 		counts[uplink] = n

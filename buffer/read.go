@@ -158,7 +158,7 @@ func (s *Store) Parked(ctx context.Context, limit int) (ps []ParkedRecord, err e
 			var p ParkedRecord
 			var at int64
 			var rec []byte
-			if err := rows.Scan(&at, &p.Uplink, &p.Reason, &rec); err != nil {
+			if err := scan(rows, &at, &p.Uplink, &p.Reason, &rec); err != nil {
 				return err
 			}
 			if err := json.Unmarshal(rec, &p.Stored); err != nil {

@@ -104,7 +104,7 @@ func (t *tx) evict(seg int, cond string, arg any) (v eviction, err error) {
 	v.From = math.MaxInt64
 	for rows.Next() {
 		var id, kind, n int64
-		if err := rows.Scan(&id, &kind, &n); err != nil {
+		if err := scan(rows, &id, &kind, &n); err != nil {
 			return v, err
 		}
 		c := class(gatepost.Kind(word(t.s.words.text, kind)))

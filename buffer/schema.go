@@ -241,11 +241,11 @@ func scanRow(rows *sql.Rows, r *gatepost.Stored, text []string) error {
 	var zone, recv sql.NullInt64
 	var raw sql.NullString
 	var seen any
-	if err := rows.Scan(&r.Seq, &rid, &dev, &kind, &at, &zone, &mark, &raw, &recv, &clock, &boot, &mono, &skew, &seen, &data); err != nil {
+	if err := scan(rows, &r.Seq, &rid, &dev, &kind, &at, &zone, &mark, &raw, &recv, &clock, &boot, &mono, &skew, &seen, &data); err != nil {
 		return err
 	}
 	if len(rid) != len(r.ID) {
-		return fmt.Errorf("record %d: id of %d bytes", r.Seq, len(rid))
+		return fmt.Errorf("%w: record %d has an id of %d bytes", errDamaged, r.Seq, len(rid))
 	}
 	copy(r.ID[:], rid)
 	r.Device, r.Kind = gatepost.DeviceID(word(text, dev.Int64)), gatepost.Kind(word(text, kind.Int64))
@@ -265,6 +265,14 @@ func scanRow(rows *sql.Rows, r *gatepost.Stored, text []string) error {
 	r.Mono = time.Duration(mono.Int64) * time.Millisecond
 	r.Skew, r.SkewSet = time.Duration(skew.Int64)*time.Millisecond, skew.Valid
 	r.Data = append(json.RawMessage(nil), data...)
+	return nil
+}
+
+// scan is rows.Scan; a column of another type than we ever wrote is damage.
+func scan(rows *sql.Rows, into ...any) error {
+	if err := rows.Scan(into...); err != nil {
+		return fmt.Errorf("%w: %w", errDamaged, err)
+	}
 	return nil
 }
 

@@ -85,7 +85,7 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 		return nil, s.fault(err)
 	}
 	err := s.reopen(ctx)
-	if damaged(err) {
+	if damaged(err) && ctx.Err() == nil {
 		err = s.setAside(ctx, err)
 	}
 	if err != nil {
@@ -625,7 +625,7 @@ func (s *Store) exclusive(ctx context.Context, durable bool, do func(*tx) error)
 }
 
 // Prune forgets, day by day (Minute / [gatepost.MinutesPerDay]), the refusal rows of source for which keep is false: days
-// that a full read of the source proved gone. Losing its work to a power cut does no harm, so it is not synced.
+// that a full read of the source proved gone. keep is called while nothing else is written, and must not call back. Losing its work to a power cut does no harm, so it is not synced.
 func (s *Store) Prune(ctx context.Context, source string, keep func(day int64) bool) (removed int64, err error) {
 	s.mu.Lock()
 	src := s.words.of(source)
@@ -662,6 +662,9 @@ func (s *Store) Prune(ctx context.Context, source string, keep func(day int64) b
 		}
 		var n int64
 		err := s.exclusive(ctx, false, func(t *tx) error {
+			if keep(day) { // asked again in the turn that deletes: no Put comes between
+				return nil
+			}
 			res, err := t.f.w.ExecContext(ctx, "DELETE FROM seen WHERE src=? AND minute BETWEEN ? AND ?",
 				src, day*gatepost.MinutesPerDay, (day+1)*gatepost.MinutesPerDay-1)
 			if err != nil {
