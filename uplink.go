@@ -2,7 +2,6 @@ package gatepost
 
 import (
 	"context"
-	"encoding/json"
 	"log/slog"
 	"time"
 )
@@ -125,6 +124,3 @@ type BoardHealth struct {
 	MemFreeMiB   *float64 `json:"memory_free_mib,omitempty"`
 	RSSMiB       *float64 `json:"rss_mib,omitempty"`
 }
-
-// MarshalData is the JSON of d, for [Stored].Data.
-func MarshalData(d Data) (json.RawMessage, error) { return json.Marshal(d) }

@@ -49,17 +49,19 @@ type Agent struct {
 	clock     *boardClock
 	challenge challenges
 	started   time.Time
-	slots     chan struct{} // one for each command under way
+	slots     chan struct{} // one for each command of the agent's own under way
+	refusals  pace
 	reloads   chan reload
+	halting   chan struct{} // closed when the agent begins to stop
 	ended     chan struct{} // closed when Run has ended
 
 	news chan struct{} // the birth document changed
 
-	mu       sync.Mutex // guards what follows
-	stopping bool       // no further command is taken
-	doing    sync.WaitGroup
-	devices  map[gatepost.DeviceID]*device
-	uplinks  map[string]*uplink
+	mu      sync.Mutex // guards what follows
+	open    bool       // commands are taken
+	doing   sync.WaitGroup
+	devices map[gatepost.DeviceID]*device
+	uplinks map[string]*uplink
 }
 
 // reload asks Run to match another config; the answer comes on err.
@@ -69,8 +71,9 @@ type reload struct {
 	err     chan error
 }
 
-// maxCommands is how many commands may be under way at once; more are answered "busy".
-const maxCommands = 64
+// maxCommands is how many commands of a sort may be under way at once, for each device and for the agent itself; more are
+// answered "busy". Doors are counted apart, so that they never wait for anything else.
+const maxCommands = 8
 
 // New makes an agent; it starts nothing.
 func New(o Options) *Agent {
@@ -88,8 +91,10 @@ func New(o Options) *Agent {
 		clock:   newBoardClock(o.Trusted, o.Now),
 		slots:   make(chan struct{}, maxCommands),
 		reloads: make(chan reload),
+		halting: make(chan struct{}),
 		ended:   make(chan struct{}),
 		news:    make(chan struct{}, 1),
+		started: o.Now(),
 		devices: map[gatepost.DeviceID]*device{},
 		uplinks: map[string]*uplink{},
 	}
@@ -103,7 +108,6 @@ func New(o Options) *Agent {
 // Run works until ctx ends and returns after everything it started has ended, within 5 seconds.
 func (a *Agent) Run(ctx context.Context) error {
 	defer close(a.ended)
-	a.started = a.opts.Now()
 	// The stores outlive the sessions and links, which still have results and places to write.
 	storeCtx, stopStores := context.WithCancel(context.WithoutCancel(ctx))
 	var stores sync.WaitGroup
@@ -113,9 +117,16 @@ func (a *Agent) Run(ctx context.Context) error {
 	stores.Go(func() { failed <- a.store.Run(storeCtx) })
 	stores.Go(func() { failed <- a.book.Run(storeCtx) })
 
-	if err := a.settle(ctx); err != nil {
-		return fmt.Errorf("command ledger: %w", err)
+	if last, err := a.book.LastTime(ctx); err != nil {
+		return unlessEnded(ctx, fmt.Errorf("last known time: %w", err))
+	} else if last.After(a.now()) {
+		a.log.Warn("the board's clock is behind the last known time; going on from that", "was", a.now(), "is", last)
+		a.clock.notBelow(last)
 	}
+	if err := a.settle(ctx); err != nil {
+		return unlessEnded(ctx, fmt.Errorf("command ledger: %w", err))
+	}
+	a.report(ctx)
 	if err := a.emit(ctx, gatepost.Event{Name: "agent_started", Detail: map[string]any{"version": a.opts.Version}}); err != nil {
 		a.log.Error("event not stored", "err", err)
 	}
@@ -126,7 +137,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer stopLinks()
 	defer stopDevices()
 	if err := a.apply(ctx, deviceCtx, linkCtx, a.opts.Devices, a.opts.Uplinks); err != nil {
-		return err
+		return unlessEnded(ctx, err)
 	}
 	var pulse sync.WaitGroup
 	defer pulse.Wait()
@@ -147,8 +158,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	a.log.Info("stopping")
 	a.mu.Lock()
-	a.stopping = true
+	a.open = false
 	a.mu.Unlock()
+	close(a.halting)
 	stopDevices()
 	for _, d := range a.deviceList() {
 		<-d.done
@@ -163,17 +175,28 @@ func (a *Agent) Run(ctx context.Context) error {
 	for _, u := range a.uplinkList() {
 		<-u.done
 	}
+	a.rememberTime(storeCtx)
+	return err
+}
+
+func (a *Agent) now() time.Time { return a.clock.now() }
+
+// unlessEnded is err, or nil where it came of being told to stop.
+func unlessEnded(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
 	return err
 }
 
 // lastWords is how long a stopping agent tries to send what is still waiting.
 const lastWords = time.Second
 
-// enter counts a command in, unless the agent is stopping; leave counts it out.
+// enter counts a command in, unless the agent is still starting or already stopping; leave counts it out.
 func (a *Agent) enter() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.stopping {
+	if !a.open {
 		return false
 	}
 	a.doing.Add(1)
@@ -249,6 +272,7 @@ func (a *Agent) apply(ctx, deviceCtx, linkCtx context.Context, devices []config.
 			a.devices[c.ID] = a.startDevice(deviceCtx, c)
 		}
 	}
+	a.open = true // before the first link, which may bring commands at once
 	for _, c := range uplinks {
 		if a.uplinks[c.ID] == nil {
 			a.uplinks[c.ID] = a.startUplink(linkCtx, c)

@@ -3,6 +3,7 @@ package agent
 import (
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"gatepost"
@@ -14,14 +15,33 @@ import (
 type boardClock struct {
 	trusted bool // agent.clock: trusted
 	boot    string
-	now     func() time.Time
+	wall    func() time.Time
 	synced  func() bool
+	floor   atomic.Pointer[floor]
 }
 
-func newBoardClock(trusted bool, now func() time.Time) *boardClock {
-	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return &boardClock{trusted: trusted, boot: strings.TrimSpace(string(boot)), now: now, synced: kernelSynced}
+// floor is a time that is surely past: a board without a battery wakes in another year.
+type floor struct {
+	time time.Time
+	boot time.Duration // sinceBoot when it was set
 }
+
+func newBoardClock(trusted bool, wall func() time.Time) *boardClock {
+	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return &boardClock{trusted: trusted, boot: strings.TrimSpace(string(boot)), wall: wall, synced: kernelSynced}
+}
+
+// now is the board's time, but never below the floor, from which it goes on by the time since then.
+func (c *boardClock) now() time.Time {
+	t := c.wall()
+	if f := c.floor.Load(); f != nil && t.Before(f.time) {
+		return f.time.Add(sinceBoot() - f.boot)
+	}
+	return t
+}
+
+// notBelow sets the floor.
+func (c *boardClock) notBelow(t time.Time) { c.floor.Store(&floor{t, sinceBoot()}) }
 
 // word is the clock word for records made now.
 func (c *boardClock) word() string {

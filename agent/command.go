@@ -25,74 +25,45 @@ const (
 )
 
 // errStopping is why a command is left with whoever sent it.
-var errStopping = errors.New("the agent is stopping")
+var errStopping = errors.New("the agent is stopping, or still starting")
 
 // take answers one message that came as a command. It returns when the answer is on disk.
 func (a *Agent) take(ctx context.Context, m gatepost.Delivery) {
-	acknowledge := m.Done
-	if acknowledge == nil {
-		acknowledge = func() {}
-	}
-	if m.Bad != nil {
-		if !a.enter() {
-			return
-		}
-		defer a.leave()
-		r := refusal(m.Command, gatepost.StatusRejected, codeOf(m.Bad, "bad_json"), m.Bad.Error())
-		if err := a.answer(ctx, r); err != nil {
-			a.log.Error("answer not stored", "err", err)
-			return
-		}
-		acknowledge()
-		return
-	}
-	if _, err := a.Do(ctx, m.Command, acknowledge); err != nil && !errors.Is(err, errStopping) {
-		a.log.Error("command not taken: the ledger cannot be written", "command", m.Command.ID, "err", err)
+	if _, err := a.handle(ctx, m); err != nil && !errors.Is(err, errStopping) {
+		a.log.Error("command not taken: it cannot be written down", "command", m.Command.ID, "err", err)
 	}
 }
 
-// Do judges and runs one command and returns its final result, which is then on disk too. recorded is called once the
-// command or its answer is durable. The error says that nothing was done because nothing could be written down.
-func (a *Agent) Do(ctx context.Context, c gatepost.Command, recorded func()) (gatepost.Result, error) {
+// Do judges and runs one command and returns its final result, which is then on disk too. The error says that nothing was
+// done because nothing could be written down.
+func (a *Agent) Do(ctx context.Context, c gatepost.Command) (gatepost.Result, error) {
+	if c.ID == "" && c.Local {
+		c.ID = "local-" + rand.Text()[:16]
+	}
+	return a.handle(ctx, gatepost.Delivery{Command: c})
+}
+
+func (a *Agent) handle(ctx context.Context, m gatepost.Delivery) (gatepost.Result, error) {
 	if !a.enter() {
 		return gatepost.Result{}, errStopping
 	}
 	defer a.leave()
-	if c.ID == "" && c.Local {
-		c.ID = "local-" + rand.Text()[:16]
+	recorded := m.Done
+	if recorded == nil {
+		recorded = func() {}
 	}
-	now := a.opts.Now()
-	if c.ID == "" {
-		r := refusal(c, gatepost.StatusRejected, "no_id", `a command needs an "id" of its own`)
-		if err := a.answer(ctx, r); err != nil {
-			return r, err
-		}
-		recorded()
-		return r, nil
-	}
-	job, refused := a.judge(c, now)
+	c, now := clip(m.Command), a.now()
+	job, refused := a.judge(c, m.Bad, now)
 	if refused == nil {
 		select {
-		case a.slots <- struct{}{}:
-			defer func() { <-a.slots }()
+		case job.slots <- struct{}{}:
+			defer func() { <-job.slots }()
 		default:
-			refused = new(refusal(c, gatepost.StatusUnavailable, "busy", fmt.Sprintf("%d commands are under way", maxCommands)))
+			refused = new(refusal(c, gatepost.StatusUnavailable, "busy", fmt.Sprintf("%d such commands are under way", cap(job.slots))))
 		}
 	}
 	if refused != nil {
-		known, err := a.book.FinishNew(ctx, c, *refused, now)
-		if err != nil {
-			return *refused, err
-		}
-		if known != nil {
-			return a.again(ctx, known, recorded)
-		}
-		if err := a.conclude(ctx, *refused, now); err != nil {
-			return *refused, err
-		}
-		recorded()
-		a.log.Info("command refused", "command", c.ID, "verb", c.Verb, "device", string(c.Device), "err", refused.Error.Message)
-		return *refused, nil
+		return a.refuse(ctx, c, *refused, now, recorded)
 	}
 
 	known, err := a.book.Begin(ctx, c, now)
@@ -103,21 +74,107 @@ func (a *Agent) Do(ctx context.Context, c gatepost.Command, recorded func()) (ga
 		return a.again(ctx, known, recorded)
 	}
 	recorded()
-	// From here on the command has begun: whatever happens, exactly one final result follows, at the latest from settle at
-	// the next start. It does not end because the link it came by did.
-	r := a.perform(context.WithoutCancel(ctx), job, c)
-	if err := a.book.Finish(ctx, r, a.opts.Now()); err != nil {
-		a.log.Error("ledger not written", "command", c.ID, "err", err)
-	}
-	if err := a.conclude(context.WithoutCancel(ctx), r, now); err != nil {
-		a.log.Error("result not stored; it follows at the next start", "command", c.ID, "err", err)
-	}
-	attrs := []any{"command", c.ID, "verb", c.Verb, "device", string(c.Device), "took", a.opts.Now().Sub(now).Round(time.Microsecond)}
+	// From here on the command has begun: whatever happens, exactly one final result follows. It does not end because the
+	// link it came by did.
+	ctx = context.WithoutCancel(ctx)
+	r := a.perform(ctx, job, c)
+	a.finish(ctx, r, now)
+	attrs := []any{"command", c.ID, "verb", c.Verb, "device", string(c.Device), "took", a.now().Sub(now).Round(time.Microsecond)}
 	if r.Error != nil {
 		attrs = append(attrs, "err", r.Error.Message)
 	}
 	a.log.Info("command "+string(r.Status), attrs...)
 	return r, nil
+}
+
+// finish writes the one final result of a begun command: to the ledger first, then, while that is synced, to the records.
+// What fails here is made good by settle or report.
+func (a *Agent) finish(ctx context.Context, r gatepost.Result, began time.Time) {
+	if err := a.book.Finish(ctx, r, a.now()); err != nil {
+		// Not told either: the next start will call it unknown, and two final results would be one too many.
+		a.log.Error("ledger not written; the command will be unknown", "command", r.ID, "err", err)
+		return
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		if err := a.book.Sync(); err != nil {
+			a.log.Error("ledger not synced", "command", r.ID, "err", err)
+		}
+	})
+	if err := a.conclude(ctx, r, began); err != nil {
+		a.log.Error("result not stored yet", "command", r.ID, "err", err)
+	}
+}
+
+// refuse answers a command for which nothing was sent. Floods of such commands wait their turn, so that they fill no disk.
+func (a *Agent) refuse(ctx context.Context, c gatepost.Command, r gatepost.Result, now time.Time, recorded func()) (gatepost.Result, error) {
+	if !c.Local {
+		if err := a.refusals.wait(ctx, a.halting); err != nil {
+			return r, err
+		}
+	}
+	if c.ID == "" { // nothing to know it by
+		if err := a.answer(ctx, r); err != nil {
+			return r, err
+		}
+		recorded()
+		return r, nil
+	}
+	known, err := a.book.FinishNew(ctx, c, r, now)
+	if err != nil {
+		return r, err
+	}
+	if known != nil {
+		return a.again(ctx, known, recorded)
+	}
+	if err := a.conclude(ctx, r, now); err != nil {
+		return r, err
+	}
+	recorded()
+	a.log.Info("command refused", "command", c.ID, "verb", c.Verb, "device", string(c.Device), "err", r.Error.Message)
+	return r, nil
+}
+
+// maxWord bounds the words of a command that are kept: longer ones fit nothing that exists.
+const maxWord = 64
+
+// clip cuts words that are too long to be right, so that nothing kept grows with what strangers send.
+func clip(c gatepost.Command) gatepost.Command {
+	cut := func(s string) string { return strings.ToValidUTF8(s[:min(len(s), maxWord+1)], "") }
+	c.Verb, c.Challenge, c.Device = cut(c.Verb), cut(c.Challenge), gatepost.DeviceID(cut(string(c.Device)))
+	return c
+}
+
+// pace lets a burst pass and then one each refuseEvery; who comes beyond waits.
+type pace struct {
+	mu   sync.Mutex
+	next time.Time
+}
+
+const (
+	refuseEvery = 50 * time.Millisecond
+	refuseBurst = 200
+)
+
+func (p *pace) wait(ctx context.Context, halting <-chan struct{}) error {
+	p.mu.Lock()
+	now := time.Now()
+	if earliest := now.Add(-refuseBurst * refuseEvery); p.next.Before(earliest) {
+		p.next = earliest
+	}
+	p.next = p.next.Add(refuseEvery)
+	turn := time.NewTimer(p.next.Sub(now))
+	p.mu.Unlock()
+	defer turn.Stop()
+	select {
+	case <-turn.C:
+		return nil
+	case <-halting:
+		return errStopping
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // perform runs a job and answers "accepted" if it takes long.
@@ -144,17 +201,18 @@ func (a *Agent) perform(ctx context.Context, j job, c gatepost.Command) gatepost
 	return resultOf(c, data, err)
 }
 
-// again answers a command whose id is known: it is never run twice. One still under way is answered when it is done.
+// again answers a command whose id is known: it is never run twice. One that is still under way gets no answer but the one
+// it will have.
 func (a *Agent) again(ctx context.Context, known *book.Entry, recorded func()) (gatepost.Result, error) {
-	r := known.Result
 	if known.State != book.Final {
-		r = result(known.Command, gatepost.StatusAccepted)
+		recorded()
+		return result(known.Command, gatepost.StatusAccepted), nil
 	}
-	if err := a.answer(ctx, r); err != nil {
-		return r, err
+	if err := a.answer(ctx, known.Result); err != nil {
+		return known.Result, err
 	}
 	recorded()
-	return r, nil
+	return known.Result, nil
 }
 
 // conclude stores the final result of a command. Its record is named by the command, so that a second one is refused as a
@@ -185,54 +243,79 @@ func (a *Agent) answer(ctx context.Context, r gatepost.Result) error {
 
 func (a *Agent) resultEntry(r gatepost.Result) (buffer.Entry, error) {
 	s := stamper{device: r.Device, clock: a.clock}
-	return s.entry(gatepost.Record{Data: r}, a.opts.Now())
+	if a.device(r.Device) == nil { // a device that nobody knows: the answer is the agent's own
+		s.device = ""
+	}
+	return s.entry(gatepost.Record{Data: r}, a.now())
 }
 
-// settle gives every command that an earlier run left open its one final result: unknown where it had begun, the result
-// it had where only the report was missing. Nothing is run again.
+// settle gives every command that an earlier run left open its one final result, unknown. Nothing is run again.
 func (a *Agent) settle(ctx context.Context) error {
 	open, err := a.book.Unfinished(ctx)
 	if err != nil {
 		return err
 	}
 	for _, e := range open {
-		r := e.Result
-		if e.State != book.Final {
-			r = refusal(e.Command, gatepost.StatusUnknown, "died", "the agent stopped while this was under way; it may or may not have happened")
-			if err := a.book.Finish(ctx, r, a.opts.Now()); err != nil {
-				return err
-			}
-			a.log.Warn("command left open by an earlier run is unknown", "command", e.Command.ID, "verb", e.Command.Verb)
+		if e.State == book.Final {
+			continue
 		}
-		if err := a.conclude(ctx, r, e.Received); err != nil { // a full buffer, say; it is tried again at the next start
-			a.log.Error("result not stored", "command", r.ID, "err", err)
+		r := refusal(e.Command, gatepost.StatusUnknown, "died", "the agent stopped while this was under way; it may or may not have happened")
+		if err := a.book.Finish(ctx, r, a.now()); err != nil {
+			return err
 		}
+		a.log.Warn("command left open by an earlier run is unknown", "command", e.Command.ID, "verb", e.Command.Verb)
 	}
 	return nil
 }
 
+// report stores the final results that are in the ledger but not among the records: those that settle gave, and those that
+// met a full buffer or a death on their way.
+func (a *Agent) report(ctx context.Context) {
+	left, err := a.book.Unfinished(ctx)
+	if err != nil {
+		a.log.Error("ledger not read", "err", err)
+		return
+	}
+	for _, e := range left {
+		if e.State != book.Final {
+			continue
+		}
+		if err := a.conclude(ctx, e.Result, e.Received); err != nil {
+			a.log.Debug("result not stored yet", "command", e.Command.ID, "err", err)
+			return
+		}
+	}
+}
+
 // job is a command that was judged and may run.
 type job struct {
-	deadline time.Time // for a door: when the command stops being fresh; it must not go out later
+	slots    chan struct{} // of commands of its sort; full: busy
+	deadline time.Time     // for a door: when the command stops being fresh; it must not go out later
 	do       func(context.Context) (any, error)
 }
 
 // judge decides whether a command may run, and says why not.
-func (a *Agent) judge(c gatepost.Command, now time.Time) (job, *gatepost.Result) {
+func (a *Agent) judge(c gatepost.Command, bad error, now time.Time) (job, *gatepost.Result) {
 	no := func(s gatepost.ResultStatus, code, format string, args ...any) (job, *gatepost.Result) {
 		return job{}, new(refusal(c, s, code, fmt.Sprintf(format, args...)))
 	}
 	v := verbNamed(c.Verb)
-	if c.Retained {
+	switch {
+	case bad != nil:
+		return no(gatepost.StatusRejected, codeOf(bad, "bad_json"), "%s", bad)
+	case c.ID == "":
+		return no(gatepost.StatusRejected, "no_id", `a command needs an "id" of its own`)
+	case c.Retained:
 		return no(gatepost.StatusRejected, "retained", "the broker had kept this command (retained); it is never run")
-	}
-	if v == nil {
+	case v == nil:
 		return no(gatepost.StatusRejected, "unknown_command", "there is no command %q; known are %s", c.Verb, verbList())
 	}
-	left := v.within
-	if f, ok := a.freshness(c, v, now); !ok {
+	left, slots := v.within, a.slots
+	f, ok := a.freshness(c, v, now)
+	switch {
+	case !ok:
 		return no(f.status, f.code, "%s", f.message)
-	} else if v.door {
+	case v.fresh(c.Args):
 		left = min(left, f.left)
 	}
 	var d *device
@@ -251,6 +334,10 @@ func (a *Agent) judge(c gatepost.Command, now time.Time) (job, *gatepost.Result)
 		return no(gatepost.StatusRejected, codeOf(err, "bad_args"), "%s", err)
 	}
 	if d != nil {
+		slots = d.slots
+		if v.door {
+			slots = d.doorSlots
+		}
 		s, err := d.ready()
 		if err != nil {
 			return no(gatepost.StatusUnavailable, "unavailable", "%s", err)
@@ -259,7 +346,7 @@ func (a *Agent) judge(c gatepost.Command, now time.Time) (job, *gatepost.Result)
 			return no(gatepost.StatusUnsupported, "unsupported", "%s cannot %s", c.Device, c.Verb)
 		}
 	}
-	return job{deadline: time.Now().Add(left), do: run}, nil
+	return job{slots: slots, deadline: time.Now().Add(left), do: run}, nil
 }
 
 // verdict is what became of a command's freshness: how long it stays fresh, or why it is not.
@@ -273,18 +360,19 @@ type verdict struct {
 // of issue, by a clock that this board can check, or a challenge that the agent published within the last minute.
 func (a *Agent) freshness(c gatepost.Command, v *verb, now time.Time) (verdict, bool) {
 	ttl := v.ttl
+	fresh := v.fresh(c.Args)
 	if c.TTL > 0 {
 		ttl = c.TTL
-		if v.door {
-			ttl = min(ttl, doorTTLMost)
-		}
+	}
+	if fresh {
+		ttl = min(ttl, doorTTLMost)
 	}
 	if c.Local {
 		return verdict{left: ttl}, true
 	}
 	clockGood := a.clock.word() != gatepost.ClockUnsynced
 	age := now.Sub(c.Issued)
-	if !v.door {
+	if !fresh {
 		if clockGood && !c.Issued.IsZero() && age > ttl {
 			return verdict{status: gatepost.StatusExpired, code: "expired", message: fmt.Sprintf("issued %s ago; it was good for %s", age.Round(time.Second), ttl)}, false
 		}
@@ -298,7 +386,7 @@ func (a *Agent) freshness(c gatepost.Command, v *verb, now time.Time) (verdict, 
 	}
 	switch {
 	case c.Issued.IsZero() && c.Challenge == "":
-		return reject("no_freshness", `a command that moves a door needs "issued_at" or "challenge"`)
+		return reject("no_freshness", `a command that moves a door or tells the time needs "issued_at" or "challenge"`)
 	case c.Challenge != "" && (c.Issued.IsZero() || !clockGood):
 		return reject("wrong_challenge", "this challenge was not published within the last minute; take the newest from state or heartbeat")
 	case !clockGood:
@@ -329,8 +417,11 @@ func (d *device) ready() (gatepost.Session, error) {
 // calls release when it has done with it.
 func (d *device) await(ctx context.Context) (s gatepost.Session, release func(), err error) {
 	for {
+		if ctx.Err() != nil {
+			return nil, nil, notSent{fmt.Errorf("%s: %w", d.conf.ID, context.Cause(ctx))}
+		}
 		d.mu.Lock()
-		s, online := d.session, d.online
+		s, online, reason := d.session, d.online, d.reason
 		if s != nil {
 			d.using++
 			d.mu.Unlock()
@@ -344,9 +435,12 @@ func (d *device) await(ctx context.Context) (s gatepost.Session, release func(),
 		select {
 		case <-online:
 		case <-d.done:
-			return nil, nil, errStopping
+			return nil, nil, d.gone()
 		case <-ctx.Done():
-			return nil, nil, fmt.Errorf("%s did not come online: %w", d.conf.ID, context.Cause(ctx))
+			if reason == "" {
+				reason = "it did not answer"
+			}
+			return nil, nil, notSent{fmt.Errorf("%s did not come online (%s): %w", d.conf.ID, reason, context.Cause(ctx))}
 		}
 	}
 }
@@ -362,6 +456,10 @@ func result(c gatepost.Command, s gatepost.ResultStatus) gatepost.Result {
 }
 
 func refusal(c gatepost.Command, s gatepost.ResultStatus, code, message string) gatepost.Result {
+	const most = 500 // bytes; a message may quote what a stranger sent
+	if len(message) > most {
+		message = strings.ToValidUTF8(message[:most], "") + " …"
+	}
 	r := result(c, s)
 	r.Error = &gatepost.ResultError{Code: code, Message: message}
 	return r
@@ -379,6 +477,9 @@ func resultOf(c gatepost.Command, data any, err error) gatepost.Result {
 		if err != nil {
 			return refusal(c, gatepost.StatusFailed, "failed", err.Error())
 		}
+		if len(b) > maxData {
+			return refusal(c, gatepost.StatusFailed, "too_large", fmt.Sprintf("the answer has %d bytes, more than the %d that pass", len(b), maxData))
+		}
 		r.Data = b
 		return r
 	case errors.Is(err, gatepost.ErrOutcomeUnknown):
@@ -388,10 +489,21 @@ func resultOf(c gatepost.Command, data any, err error) gatepost.Result {
 	case gatepost.ClassOf(err) == gatepost.Unsupported:
 		return refusal(c, gatepost.StatusUnsupported, "unsupported", err.Error())
 	case errors.Is(err, context.DeadlineExceeded):
-		return refusal(c, gatepost.StatusExpired, "expired", "its time ran out before it could go to the terminal")
+		if _, unsent := errors.AsType[notSent](err); unsent || verbNamed(c.Verb).door {
+			return refusal(c, gatepost.StatusExpired, "expired", "its time ran out before it could go to the terminal: "+err.Error())
+		}
+		return refusal(c, gatepost.StatusUnknown, "no_answer", err.Error())
 	}
 	return refusal(c, gatepost.StatusFailed, codeOf(err, "failed"), err.Error())
 }
+
+// maxData bounds a result's data, so that it passes every uplink.
+const maxData = 100 << 10
+
+// notSent marks an error after which nothing has gone to the terminal.
+type notSent struct{ error }
+
+func (n notSent) Unwrap() error { return n.error }
 
 // coded is an error with a code for programs.
 type coded struct {

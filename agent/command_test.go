@@ -76,7 +76,7 @@ func TestRefusedCommands(t *testing.T) {
 		{"retained", unlock(func(c *gatepost.Command) { c.Retained = true }),
 			"rejected retained: the broker had kept this command (retained); it is never run"},
 		{"without freshness", unlock(func(c *gatepost.Command) { c.Issued = time.Time{} }),
-			`rejected no_freshness: a command that moves a door needs "issued_at" or "challenge"`},
+			`rejected no_freshness: a command that moves a door or tells the time needs "issued_at" or "challenge"`},
 		{"stale", unlock(func(c *gatepost.Command) { c.Issued = c.Issued.Add(-11 * time.Second) }),
 			"expired stale: issued 11s ago; it was good for 10s"},
 		{"stale with its own ttl", unlock(func(c *gatepost.Command) { c.Issued = c.Issued.Add(-3 * time.Second); c.TTL = 2 * time.Second }),
@@ -292,7 +292,7 @@ func TestSyncTimeNeedsAGoodClockOrATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, fs := gateSite(t, func(o *Options) { o.Trusted = false })
 		s.up.command(gatepost.Command{ID: "bare", Device: "gate", Verb: "sync_time"})
-		s.up.command(gatepost.Command{ID: "told", Device: "gate", Verb: "sync_time", Args: json.RawMessage(`{"time":"2026-03-01T12:00:00"}`)})
+		s.up.command(gatepost.Command{ID: "told", Device: "gate", Verb: "sync_time", Args: json.RawMessage(`{"time":"2026-03-01T12:00:00"}`), Challenge: s.up.hello.Challenge})
 		time.Sleep(time.Second)
 		if rs := s.up.results("bare"); len(rs) != 1 || rs[0].Error == nil || rs[0].Error.Code != "clock_unsynced" {
 			t.Errorf("bare: %+v", rs)
@@ -351,11 +351,11 @@ func TestCommandOpensAShortConnection(t *testing.T) {
 		if s.device("gate").session != nil {
 			t.Fatal("the connection is not a short one")
 		}
-		r, err := s.Do(t.Context(), gatepost.Command{Device: "gate", Verb: "unlock", Local: true}, func() {})
+		r, err := s.Do(t.Context(), gatepost.Command{Device: "gate", Verb: "unlock", Local: true})
 		if err != nil || r.Status != gatepost.StatusDone || doors != 1 {
 			t.Errorf("%+v, %v, %d doors", r, err, doors)
 		}
-		r, err = s.Do(t.Context(), gatepost.Command{Device: "gate", Verb: "sync_time", Local: true}, func() {})
+		r, err = s.Do(t.Context(), gatepost.Command{Device: "gate", Verb: "sync_time", Local: true})
 		if err != nil || r.Status != gatepost.StatusDone {
 			t.Errorf("sync_time: %+v %+v, %v", r, r.Error, err)
 		}

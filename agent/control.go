@@ -117,7 +117,7 @@ func (a *Agent) serveCommand(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c.Local, c.Origin = true, "local"
-	res, err := a.Do(r.Context(), c, func() {})
+	res, err := a.Do(r.Context(), c)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return

@@ -28,6 +28,7 @@ const (
 	reconcileDefault  = time.Minute     // polling beside live events
 	clockEvery        = 5 * time.Minute // between two looks at the terminal's clock
 	fullPause         = 5 * time.Second // between two tries to listen while the buffer is full
+	soon              = 2 * time.Second // from the beginning of listening to the first look at the log
 )
 
 // device runs one configured terminal: one goroutine owns its connection.
@@ -40,7 +41,10 @@ type device struct {
 	wake chan struct{}  // ends a wait early: a command wants the terminal, or a pause was lifted
 	pull chan pullOrder // asks the owner of the session to read the log
 
+	slots, doorSlots chan struct{} // one for each command under way
+
 	mu          sync.Mutex // guards what follows
+	told        bool       // the first state was published
 	state       gatepost.State
 	since       time.Time
 	reason      string
@@ -51,9 +55,10 @@ type device struct {
 	info        gatepost.Info
 	identity    string
 	lastContact time.Time
+	lastFull    time.Time // when the whole log was last read, or the device started
 	skew        time.Duration
 	skewSet     bool
-	days        map[int64]struct{} // wall days seen since a log read began; nil while none runs
+	days        map[int64]struct{} // wall days seen since a log read began, until what it proved gone is pruned
 	added       int                // records newly stored since then
 }
 
@@ -72,7 +77,8 @@ func (a *Agent) startDevice(ctx context.Context, c config.Device) *device {
 	d := &device{
 		a: a, conf: c, log: a.log.With("device", string(c.ID)),
 		done: make(chan struct{}), wake: make(chan struct{}, 1), pull: make(chan pullOrder),
-		online: make(chan struct{}),
+		online: make(chan struct{}), slots: make(chan struct{}, maxCommands), doorSlots: make(chan struct{}, maxCommands),
+		state: gatepost.StateConnecting, since: a.now(), lastFull: time.Now(),
 	}
 	ctx, d.stop = context.WithCancel(ctx)
 	go func() {
@@ -102,7 +108,7 @@ func (d *device) run(ctx context.Context) {
 		switch {
 		case err == nil: // a short connection did its work
 			failures = 0
-			d.wait(ctx, d.pollEvery(false))
+			sleep(ctx, d.pollEvery(false), d.wake)
 			continue
 		case online && lasted >= stableAfter:
 			failures, kicks = 0, 0
@@ -115,15 +121,15 @@ func (d *device) run(ctx context.Context) {
 			}
 		}
 		failures++
-		wait := jitter(backoffFirst, backoffMost, failures)
+		wait, wake := jitter(backoffFirst, backoffMost, failures), d.wake
 		if gatepost.ClassOf(err) == gatepost.Misconfigured {
-			wait = min(misconfiguredWait<<min(failures-1, 8), misconfiguredMost)
+			wait, wake = min(misconfiguredWait<<min(failures-1, 8), misconfiguredMost), nil
 			d.setState(ctx, gatepost.StateMisconfigured, err.Error(), gatepost.HintOf(err))
 		} else {
 			d.setState(ctx, gatepost.StateBackoff, err.Error(), gatepost.HintOf(err))
 		}
 		d.log.Debug("trying again", "attempt", failures, "wait", wait, "err", err)
-		d.wait(ctx, wait)
+		sleep(ctx, wait, wake)
 	}
 }
 
@@ -141,13 +147,14 @@ func kicked(err error) bool {
 	return errors.Is(err, gatepost.ErrHungUp) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
-func (d *device) wait(ctx context.Context, t time.Duration) {
+// sleep ends after t, with ctx, or when something comes from wake.
+func sleep(ctx context.Context, t time.Duration, wake <-chan struct{}) {
 	timer := time.NewTimer(t)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 	case <-timer.C:
-	case <-d.wake:
+	case <-wake:
 	}
 }
 
@@ -171,7 +178,7 @@ func (d *device) visit(ctx context.Context, short bool) (online bool, err error)
 	d.setSession(s)
 	d.setState(ctx, gatepost.StateOnline, "", "")
 
-	switch err := d.read(ctx, s, false); {
+	switch err := d.poll(ctx, s); {
 	case err == nil:
 		d.governClock(ctx, s)
 	case !errors.Is(err, buffer.ErrFull):
@@ -219,13 +226,11 @@ func (d *device) attend(ctx context.Context, s gatepost.Session) error {
 	if !listens {
 		listen.Stop()
 	}
-	// At once: what was punched between catching up and listening.
-	poll := time.NewTimer(0)
+	// Soon: what was punched between catching up and listening.
+	poll := time.NewTimer(soon)
 	defer poll.Stop()
 	clock := time.NewTicker(clockEvery)
 	defer clock.Stop()
-	full := time.NewTicker(d.conf.FullRead)
-	defer full.Stop()
 	for {
 		var err error
 		select {
@@ -245,15 +250,10 @@ func (d *device) attend(ctx context.Context, s gatepost.Session) error {
 			}
 		case o := <-d.pull:
 			err = d.answer(ctx, s, o)
-		case <-full.C:
-			d.measureSkew(ctx, s)
-			if err = d.read(ctx, s, true); err == nil {
-				d.governClock(ctx, s)
-			}
 		case <-clock.C:
 			d.measureSkew(ctx, s)
 		case <-poll.C:
-			err = d.read(ctx, s, false)
+			err = d.poll(ctx, s)
 			poll.Reset(d.pollEvery(listens))
 		}
 		// With a full buffer the terminal keeps its records; the session stays, so that its door can still be opened.
@@ -282,6 +282,26 @@ func (d *device) answer(ctx context.Context, s gatepost.Session, o pullOrder) er
 		return nil
 	}
 	return err
+}
+
+// poll looks for what is new in the log; all of it is read when that was last done long ago. The clock is set only after a
+// full read, and where nothing is unread.
+func (d *device) poll(ctx context.Context, s gatepost.Session) error {
+	d.mu.Lock()
+	due := time.Since(d.lastFull) >= d.conf.FullRead
+	d.mu.Unlock()
+	if !due {
+		return d.read(ctx, s, false)
+	}
+	d.measureSkew(ctx, s)
+	if err := d.read(ctx, s, true); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	d.lastFull = time.Now()
+	d.mu.Unlock()
+	d.governClock(ctx, s)
+	return nil
 }
 
 // read reads the log and takes "cannot" for an answer; then the clock at least shows that the terminal is there.
@@ -316,10 +336,14 @@ func (d *device) readLog(ctx context.Context, s gatepost.Session, full bool) (ga
 	d.mu.Lock()
 	d.days, d.added = map[int64]struct{}{}, 0
 	d.mu.Unlock()
+	defer func() {
+		d.mu.Lock()
+		d.days = nil
+		d.mu.Unlock()
+	}()
 	r, err := src.ReadLog(ctx, cursor, full, d.store)
 	d.mu.Lock()
-	days, added := d.days, d.added
-	d.days = nil
+	added := d.added
 	d.mu.Unlock()
 	if err != nil {
 		return r, added, fmt.Errorf("read the log: %w", err)
@@ -332,7 +356,7 @@ func (d *device) readLog(ctx context.Context, s gatepost.Session, full bool) (ga
 	}
 	if r.Full {
 		// Days that the terminal no longer has cannot come again, so their doubles need no refusing.
-		if _, err := d.a.store.Prune(ctx, identity, func(day int64) bool { _, ok := days[day]; return ok }); err != nil {
+		if _, err := d.a.store.Prune(ctx, identity, d.onDay); err != nil {
 			return r, added, err
 		}
 	}
@@ -342,11 +366,19 @@ func (d *device) readLog(ctx context.Context, s gatepost.Session, full bool) (ga
 	return r, added, nil
 }
 
+// onDay says whether a record of that wall day has come since the log read began.
+func (d *device) onDay(day int64) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, ok := d.days[day]
+	return ok
+}
+
 // store is the Emit of this device.
 func (d *device) store(ctx context.Context, rs ...gatepost.Record) error {
 	d.mu.Lock()
 	s := stamper{device: d.conf.ID, identity: d.identity, zone: d.conf.Zone, clock: d.a.clock, skew: d.skew, skewSet: d.skewSet}
-	// Days are noted before the records are stored, so that a prune under way at the same time spares them.
+	// Days are noted before the records are stored: a prune, which asks onDay in the same turn as it deletes, spares them.
 	if d.days != nil {
 		for i := range rs {
 			if rs[i].Key != "" {
@@ -366,7 +398,7 @@ func (d *device) store(ctx context.Context, rs ...gatepost.Record) error {
 	if err != nil {
 		return err
 	}
-	d.lastContact = d.a.opts.Now()
+	d.lastContact = d.a.now()
 	return nil
 }
 
@@ -387,23 +419,27 @@ func (d *device) put(ctx context.Context, es []buffer.Entry) (added int, err err
 }
 
 // identify fixes who the terminal is. Another serial at the same address is another terminal: it gets a new identity and
-// its own place in the log, and an event says so. A terminal that tells none keeps the device id for good.
+// its own place in the log, and an event says so. A terminal that told none at first contact keeps the device id for good:
+// with another identity all its records would be new ones.
 func (d *device) identify(ctx context.Context, info gatepost.Info) error {
 	known, found, err := d.a.book.Device(ctx, d.conf.ID)
 	if err != nil {
 		return err
 	}
 	identity := info.Serial
-	if identity == "" {
-		identity = "device:" + string(d.conf.ID)
-		if found {
-			identity = known.Identity
-		}
+	switch unnamed := "device:" + string(d.conf.ID); {
+	case found && (identity == "" || known.Identity == unnamed):
+		identity = known.Identity
+	case identity == "":
+		identity = unnamed
 	}
 	d.mu.Lock()
+	if d.identity != identity {
+		d.skewSet = false // another terminal's clock
+	}
 	d.identity, d.info = identity, info
 	d.mu.Unlock()
-	now := d.a.opts.Now()
+	now := d.a.now()
 	if found && known.Identity != identity {
 		d.log.Warn("another terminal answers at this address", "was", known.Identity, "is", identity)
 		if err := d.a.emitFor(ctx, d.conf.ID, gatepost.Event{Name: "terminal_changed",
@@ -435,17 +471,19 @@ func (d *device) event(ctx context.Context, e gatepost.Event) {
 func (d *device) setState(ctx context.Context, s gatepost.State, reason, hint string) {
 	d.mu.Lock()
 	was := d.state
-	same := was == s && (s == gatepost.StateOnline || d.reason == reason)
+	first := !d.told
+	d.told = true
+	same := was == s && !first && (s == gatepost.StateOnline || d.reason == reason)
 	attempted := d.since
 	if was != s {
-		d.since = d.a.opts.Now()
+		d.since = d.a.now()
 	}
 	d.state, d.reason, d.hint = s, reason, hint
 	d.mu.Unlock()
 	if same {
 		return
 	}
-	if was == s { // the same state for another reason: a line for the log, not news
+	if was == s && !first { // the same state for another reason: a line for the log, not news
 		d.log.Debug("still "+string(s), "err", reason)
 		return
 	}
@@ -455,7 +493,7 @@ func (d *device) setState(ctx context.Context, s gatepost.State, reason, hint st
 	case gatepost.StateBackoff:
 		d.log.Warn("terminal lost", "err", reason, "hint", hint)
 	case gatepost.StateOnline:
-		d.log.Info("terminal online", "took", d.a.opts.Now().Sub(attempted).Round(time.Millisecond))
+		d.log.Info("terminal online", "took", d.a.now().Sub(attempted).Round(time.Millisecond))
 	default:
 		d.log.Info(string(s))
 	}
@@ -494,6 +532,16 @@ func (d *device) retire() bool {
 	return true
 }
 
+// gone says why there is no session any more, after done was closed.
+func (d *device) gone() error {
+	select {
+	case <-d.a.halting:
+		return errStopping
+	default:
+		return fmt.Errorf("%s was taken out of the config, or its settings changed", d.conf.ID)
+	}
+}
+
 func (d *device) who() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -502,6 +550,6 @@ func (d *device) who() string {
 
 func (d *device) contact() {
 	d.mu.Lock()
-	d.lastContact = d.a.opts.Now()
+	d.lastContact = d.a.now()
 	d.mu.Unlock()
 }

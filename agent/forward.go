@@ -14,13 +14,25 @@ import (
 )
 
 const (
-	liveRecords  = 256       // most records in one Send of the live lane
-	liveBehind   = 512       // a live lane further behind than this gives what waits to the backlog lane
-	sendBytes    = 512 << 10 // most bytes of records read for one Send
-	backlogFirst = 200       // records in the first Send of a backlog
-	backlogMost  = 2000
-	backlogAim   = 250 * time.Millisecond // how long one Send of a backlog should take, so that live records pass it
+	sendBytes   = 512 << 10              // most bytes of records read for one Send
+	sendAim     = 250 * time.Millisecond // how long one Send should take, so that what comes next is not kept waiting
+	liveMost    = 256                    // records in one Send of the live lane; it starts with as many
+	backlogMost = 2000
 )
+
+// piece is how many records go into one Send; it follows the link's speed.
+type piece struct{ size, most int }
+
+func (p *piece) took(t time.Duration, records int) {
+	switch {
+	case t < sendAim/2 && records >= p.size:
+		p.size = min(2*p.size, p.most)
+	case t > 2*sendAim:
+		p.size = max(p.size/4, 1)
+	case t > sendAim:
+		p.size = max(p.size/2, 1)
+	}
+}
 
 // uplink carries records to one far system and brings its commands: it dials, and while a link stands runs two lanes over
 // it. Live records never wait for a backlog.
@@ -31,17 +43,16 @@ type uplink struct {
 	stop context.CancelFunc
 	done chan struct{}
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards what follows, and reading and writing the place as one step
 	link   gatepost.Link
 	since  time.Time
 	reason string // why there is no link
 	hint   string
 	class  gatepost.Class
-	place  buffer.Place
 }
 
 func (a *Agent) startUplink(ctx context.Context, c config.Uplink) *uplink {
-	u := &uplink{a: a, conf: c, log: a.log.With("uplink", c.ID), done: make(chan struct{}), since: a.opts.Now()}
+	u := &uplink{a: a, conf: c, log: a.log.With("uplink", c.ID), done: make(chan struct{}), since: a.now()}
 	ctx, u.stop = context.WithCancel(ctx)
 	go func() {
 		defer close(u.done)
@@ -84,12 +95,7 @@ func (u *uplink) run(ctx context.Context) {
 			wait = min(misconfiguredWait<<min(failures, 8), misconfiguredMost)
 		}
 		failures++
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-		case <-timer.C:
-		}
+		sleep(ctx, wait, nil)
 	}
 }
 
@@ -98,7 +104,7 @@ func (u *uplink) setLink(l gatepost.Link, err error) {
 	news := (u.link == nil) != (l == nil) || err != nil && err.Error() != u.reason
 	was := u.since
 	if (u.link == nil) != (l == nil) {
-		u.since = u.a.opts.Now()
+		u.since = u.a.now()
 	}
 	u.link, u.reason, u.hint, u.class = l, "", "", gatepost.Temporary
 	if err != nil {
@@ -110,7 +116,7 @@ func (u *uplink) setLink(l gatepost.Link, err error) {
 	case gatepost.ClassOf(err) == gatepost.Misconfigured:
 		u.log.Error("uplink misconfigured", "err", err, "hint", gatepost.HintOf(err))
 	default:
-		u.log.Warn("no link", "err", err, "took", u.a.opts.Now().Sub(was).Round(time.Millisecond))
+		u.log.Warn("no link", "err", err, "took", u.a.now().Sub(was).Round(time.Millisecond))
 	}
 }
 
@@ -124,7 +130,7 @@ func (u *uplink) current() gatepost.Link {
 func (u *uplink) serve(ctx context.Context, link gatepost.Link) error {
 	lanes, cut := context.WithCancelCause(ctx)
 	defer cut(nil)
-	u.openPlace()
+	u.jump(u.a.store.Head()) // all that waits now is a backlog
 	gap := make(chan struct{}, 1)
 	var wg sync.WaitGroup
 	wg.Go(func() { cut(u.live(lanes, link, gap)) })
@@ -147,69 +153,65 @@ func (u *uplink) serve(ctx context.Context, link gatepost.Link) error {
 	return err
 }
 
-// openPlace gives all that waits now to the backlog lane; the live lane starts behind it.
-func (u *uplink) openPlace() {
+// move changes the uplink's place, which the store keeps: by the lanes as they confirm, by retention if it left us behind.
+func (u *uplink) move(change func(*buffer.Place)) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.place = u.a.store.Place(u.conf.ID)
-	u.jump(u.a.store.Head())
+	p := u.at()
+	change(&p)
+	u.a.store.SetPlace(u.conf.ID, p)
 }
 
+func (u *uplink) at() buffer.Place { return u.a.store.Place(u.conf.ID) }
+
 // jump moves the live lane's start to head and leaves the rest to the backlog lane. Records confirmed live behind an older
-// gap are in the new gap too and go out again, under the same ids. u.mu is held.
+// gap are in the new gap too and go out again, under the same ids.
 func (u *uplink) jump(head int64) {
-	if head > u.place.Live {
-		u.place.Gap, u.place.Live = head, head
-		u.a.store.SetPlace(u.conf.ID, u.place)
-	}
+	u.move(func(p *buffer.Place) {
+		if head > p.Live {
+			p.Gap, p.Live = head, head
+		}
+	})
 }
 
 // moveLive notes what the live lane has confirmed; moveDone what the backlog lane has. Where they meet there is no gap.
 func (u *uplink) moveLive(to int64) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.place.Done == u.place.Gap {
-		u.place.Done, u.place.Gap = to, to
-	}
-	u.place.Live = to
-	u.a.store.SetPlace(u.conf.ID, u.place)
+	u.move(func(p *buffer.Place) {
+		if p.Done == p.Gap {
+			p.Done, p.Gap = to, to
+		}
+		p.Live = to
+	})
 }
 
 func (u *uplink) moveDone(to int64) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.place.Done = to
-	if u.place.Done >= u.place.Gap {
-		u.place.Done, u.place.Gap = u.place.Live, u.place.Live
-	}
-	u.a.store.SetPlace(u.conf.ID, u.place)
+	u.move(func(p *buffer.Place) {
+		p.Done = to
+		if p.Done >= p.Gap {
+			p.Done, p.Gap = p.Live, p.Live
+		}
+	})
 }
 
-func (u *uplink) at() buffer.Place {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.place
-}
-
-// live sends what is stored from now on, as it comes.
+// live sends what is stored from now on, as it comes. When more has come together than a Send or two take, as when a
+// terminal's log is caught up, it is a backlog: the live lane starts anew behind it.
 func (u *uplink) live(ctx context.Context, link gatepost.Link, gap chan<- struct{}) error {
+	next := piece{liveMost, liveMost}
 	for {
 		at := u.at().Live
 		if err := u.a.store.Wait(ctx, at); err != nil {
 			return err
 		}
 		head := u.a.store.Head()
-		if head-at > liveBehind {
-			u.mu.Lock()
+		if head-at > int64(2*next.size) {
 			u.jump(head)
-			u.mu.Unlock()
 			select {
 			case gap <- struct{}{}:
 			default:
 			}
 			continue
 		}
-		rs, err := u.a.store.Read(ctx, at, head, liveRecords, sendBytes)
+		rs, err := u.a.store.Read(ctx, at, head, next.size, sendBytes)
 		if err != nil {
 			return err
 		}
@@ -217,15 +219,17 @@ func (u *uplink) live(ctx context.Context, link gatepost.Link, gap chan<- struct
 			u.moveLive(head)
 			continue
 		}
+		began := time.Now()
 		if err := u.send(ctx, link, rs, false, u.moveLive); err != nil {
 			return err
 		}
+		next.took(time.Since(began), len(rs))
 	}
 }
 
-// backlog drains the gap, in pieces that adapt to the link so that a live record passes between them.
+// backlog drains the gap.
 func (u *uplink) backlog(ctx context.Context, link gatepost.Link, gap <-chan struct{}) error {
-	size := backlogFirst
+	next := piece{liveMost, backlogMost}
 	for {
 		at := u.at()
 		if at.Done >= at.Gap {
@@ -236,7 +240,7 @@ func (u *uplink) backlog(ctx context.Context, link gatepost.Link, gap <-chan str
 			}
 			continue
 		}
-		rs, err := u.a.store.Read(ctx, at.Done, at.Gap, size, sendBytes)
+		rs, err := u.a.store.Read(ctx, at.Done, at.Gap, next.size, sendBytes)
 		if err != nil {
 			return err
 		}
@@ -248,12 +252,7 @@ func (u *uplink) backlog(ctx context.Context, link gatepost.Link, gap <-chan str
 		if err := u.send(ctx, link, rs, true, u.moveDone); err != nil {
 			return err
 		}
-		switch took := time.Since(began); {
-		case took < backlogAim/2 && len(rs) == size:
-			size = min(2*size, backlogMost)
-		case took > 2*backlogAim:
-			size = max(size/2, 1)
-		}
+		next.took(time.Since(began), len(rs))
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 // putPunches stores n punches as a terminal would.
 func (s *site) putPunches(t *testing.T, from, n int) {
 	t.Helper()
+	until(t, "the device", func() bool { return s.device("gate") != nil })
 	rs := make([]gatepost.Record, n)
 	for i := range rs {
 		wall := gatepost.WallOf(time.Date(2026, 1, 1, 0, 0, from+i, 0, time.UTC))

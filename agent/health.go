@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"gatepost"
@@ -93,34 +94,48 @@ func (a *Agent) beat(ctx context.Context) {
 		case <-t.C:
 		}
 		a.challenge.rotate(time.Now())
+		a.report(ctx)
+		var wg sync.WaitGroup // no uplink waits for another
 		for _, u := range a.uplinkList() {
-			l := u.current()
-			if l == nil {
-				continue
+			if l := u.current(); l != nil {
+				wg.Go(func() {
+					bctx, cancel := context.WithTimeout(ctx, a.opts.Beat/2)
+					defer cancel()
+					if err := l.Beat(bctx, a.heartbeat(u.conf.ID)); err != nil {
+						u.log.Debug("heartbeat not sent", "err", err)
+					}
+				})
 			}
-			bctx, cancel := context.WithTimeout(ctx, a.opts.Beat)
-			if err := l.Beat(bctx, a.heartbeat(u.conf.ID)); err != nil {
-				u.log.Debug("heartbeat not sent", "err", err)
-			}
-			cancel()
 		}
+		wg.Wait()
 		if time.Since(tidied) >= time.Hour {
 			tidied = time.Now()
 			a.forgetOldResults(ctx)
+			a.rememberTime(ctx)
 		}
+	}
+}
+
+// rememberTime keeps the time, where it can be trusted, as one below which no later start will go.
+func (a *Agent) rememberTime(ctx context.Context) {
+	if a.clock.word() == gatepost.ClockUnsynced {
+		return
+	}
+	if err := a.book.SetLastTime(ctx, a.now()); err != nil {
+		a.log.Warn("time not remembered", "err", err)
 	}
 }
 
 // forgetOldResults drops what refuses a second final result of commands that the ledger has forgotten too.
 func (a *Agent) forgetOldResults(ctx context.Context) {
-	oldest := gatepost.WallOf(a.opts.Now().UTC().Add(-ledgerLife)).Minute() / gatepost.MinutesPerDay
+	oldest := gatepost.WallOf(a.now().UTC().Add(-ledgerLife)).Minute() / gatepost.MinutesPerDay
 	if _, err := a.store.Prune(ctx, commandSource, func(day int64) bool { return day >= oldest }); err != nil {
 		a.log.Warn("old results not forgotten", "err", err)
 	}
 }
 
 func (a *Agent) heartbeat(uplink string) gatepost.Heartbeat {
-	h := gatepost.Heartbeat{Time: a.opts.Now().UTC(), Clock: a.clock.word(), Uptime: a.opts.Now().Sub(a.started).Seconds(),
+	h := gatepost.Heartbeat{Time: a.now().UTC(), Clock: a.clock.word(), Uptime: a.now().Sub(a.started).Seconds(),
 		Challenge: a.challenge.publish(time.Now()), Backlog: a.store.Stats().Uplinks[uplink],
 		Devices: map[string]int{"online": 0, "total": 0}, Board: boardHealth(a.opts.DataDir)}
 	for _, d := range a.deviceList() {

@@ -10,6 +10,7 @@ import (
 
 const (
 	skewJump  = 5 * time.Second  // a skew that moves more than this between two measurements is a clock that was moved
+	zoneMost  = 26 * time.Hour   // no two zones are further apart
 	zoneSlack = 90 * time.Second // how near to whole quarter-hours a skew must be to look like a wrong zone
 )
 
@@ -44,12 +45,12 @@ func (d *device) measureSkew(ctx context.Context, s gatepost.Session) {
 }
 
 func (d *device) skewOf(ctx context.Context, c gatepost.Clock) (time.Duration, error) {
-	began := d.a.opts.Now()
+	began := d.a.now()
 	wall, err := c.Time(ctx)
 	if err != nil {
 		return 0, err
 	}
-	middle := began.Add(d.a.opts.Now().Sub(began) / 2)
+	middle := began.Add(d.a.now().Sub(began) / 2)
 	at, mark := wall.In(d.conf.Zone)
 	if mark == gatepost.MarkInvalid {
 		return 0, fmt.Errorf("the terminal's clock says %q", wall)
@@ -62,7 +63,7 @@ func (d *device) skewOf(ctx context.Context, c gatepost.Clock) (time.Duration, e
 func looksLikeZone(skew time.Duration) bool {
 	const quarter = 15 * time.Minute
 	off := skew.Abs()
-	return off >= quarter-zoneSlack && (off-off.Round(quarter)).Abs() <= zoneSlack
+	return off >= quarter-zoneSlack && off <= zoneMost && (off-off.Round(quarter)).Abs() <= zoneSlack
 }
 
 // governClock sets the terminal's clock if the config's threshold is passed. It is called only after the whole log was
@@ -89,7 +90,7 @@ func (d *device) setClock(ctx context.Context, c gatepost.Clock, at time.Time) (
 	}
 	to := at
 	if to.IsZero() {
-		to = d.a.opts.Now()
+		to = d.a.now()
 	}
 	wall := gatepost.WallOf(to.Add(500 * time.Millisecond).In(d.conf.Zone))
 	if err := c.SetTime(ctx, wall); err != nil {

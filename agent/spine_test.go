@@ -125,7 +125,7 @@ func TestClearedWrappedAndRewrittenLogs(t *testing.T) {
 		s.balance(t, logOf(sim, want))
 		if c.fault == "rewrite" {
 			// A rewritten log is seen at the next full read, if its length did not change.
-			if _, err := s.Do(t.Context(), gatepost.Command{Device: "gate", Verb: "pull", Local: true}, func() {}); err != nil {
+			if _, err := s.Do(t.Context(), gatepost.Command{Device: "gate", Verb: "pull", Local: true}); err != nil {
 				t.Fatal(err)
 			}
 			s.balance(t, logOf(sim, want))
@@ -200,7 +200,7 @@ func TestFullBufferLeavesPunchesWithTheTerminal(t *testing.T) {
 		}
 	}
 	until(t, "a full buffer", func() bool { return s.Report().Buffer.Full })
-	r, err := s.Do(t.Context(), gatepost.Command{Device: "gate", Verb: "unlock", Local: true}, func() {})
+	r, err := s.Do(t.Context(), gatepost.Command{Device: "gate", Verb: "unlock", Local: true})
 	if err != nil || r.Status != gatepost.StatusDone {
 		t.Errorf("unlock with a full buffer: %+v, %v", r, err)
 	}
@@ -225,7 +225,7 @@ func TestUnlockGoesOutBetweenTwoChunks(t *testing.T) {
 	s := zkSite(t, sim, nil)
 	until(t, "the first of the log", func() bool { return len(s.up.received(gatepost.KindPunch)) > 0 })
 	for range 3 {
-		r, err := s.Do(t.Context(), gatepost.Command{Device: "gate", Verb: "unlock", Local: true}, func() {})
+		r, err := s.Do(t.Context(), gatepost.Command{Device: "gate", Verb: "unlock", Local: true})
 		if err != nil || r.Status != gatepost.StatusDone {
 			t.Fatalf("%+v, %v", r, err)
 		}

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -24,7 +25,7 @@ type stamper struct {
 }
 
 func (s *stamper) entry(r gatepost.Record, received time.Time) (buffer.Entry, error) {
-	data, err := gatepost.MarshalData(r.Data)
+	data, err := json.Marshal(r.Data)
 	if err != nil {
 		return buffer.Entry{}, fmt.Errorf("encode a %s: %w", r.Data.Kind(), err)
 	}

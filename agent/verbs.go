@@ -18,6 +18,8 @@ type verb struct {
 	ttl    time.Duration // how old it may be, if the command does not say
 	within time.Duration // how long it may take
 	can    func(gatepost.Session) bool
+	// freshArgs, where set, says which arguments make any other verb as urgent as a door.
+	freshArgs func(json.RawMessage) bool
 	// prepare reads the arguments and does no I/O; the function it returns does the work.
 	prepare func(a *Agent, d *device, args json.RawMessage) (func(context.Context) (any, error), error)
 }
@@ -25,15 +27,20 @@ type verb struct {
 // verbs is the whole list. docs/protocol.md says what each takes and gives.
 func verbs() []verb {
 	return []verb{
-		{"unlock", true, true, doorTTL, 10 * time.Second, is[gatepost.Unlocker], unlock},
-		{"info", true, false, otherTTL, 30 * time.Second, anySession, info},
-		{"get_time", true, false, otherTTL, 30 * time.Second, is[gatepost.Clock], getTime},
-		{"sync_time", true, false, otherTTL, 30 * time.Second, is[gatepost.Clock], syncTime},
-		{"pull", true, false, otherTTL, time.Hour, is[gatepost.LogSource], pull},
-		{"users_list", true, false, otherTTL, 5 * time.Minute, is[gatepost.UserStore], usersList},
-		{"devices", false, false, otherTTL, 10 * time.Second, nil, devices},
-		{"ping", false, false, otherTTL, 10 * time.Second, nil, ping},
+		{"unlock", true, true, doorTTL, 10 * time.Second, is[gatepost.Unlocker], nil, unlock},
+		{"info", true, false, otherTTL, 30 * time.Second, anySession, nil, info},
+		{"get_time", true, false, otherTTL, 30 * time.Second, is[gatepost.Clock], nil, getTime},
+		{"sync_time", true, false, otherTTL, 30 * time.Second, is[gatepost.Clock], tellsTime, syncTime},
+		{"pull", true, false, otherTTL, time.Hour, is[gatepost.LogSource], nil, pull},
+		{"users_list", true, false, otherTTL, 5 * time.Minute, is[gatepost.UserStore], nil, usersList},
+		{"devices", false, false, otherTTL, 10 * time.Second, nil, nil, devices},
+		{"ping", false, false, otherTTL, 10 * time.Second, nil, nil, ping},
 	}
+}
+
+// fresh says whether a command of this verb must prove to be given just now.
+func (v *verb) fresh(args json.RawMessage) bool {
+	return v.door || v.freshArgs != nil && v.freshArgs(args)
 }
 
 func is[T any](s gatepost.Session) bool { _, ok := s.(T); return ok }
@@ -139,10 +146,18 @@ func getTime(_ *Agent, d *device, args json.RawMessage) (func(context.Context) (
 		if err != nil {
 			return nil, err
 		}
-		now := d.a.opts.Now()
+		now := d.a.now()
 		return map[string]any{"time": gatepost.WallOf(now.Add(skew).In(d.conf.Zone)), "timezone": d.conf.ZoneName,
 			"skew_ms": skew.Milliseconds(), "clock": d.a.clock.word()}, nil
 	}), noArgs(args)
+}
+
+// tellsTime says whether a sync_time names the time itself, which is true only when it is given.
+func tellsTime(args json.RawMessage) bool {
+	var a struct {
+		Time string `json:"time"`
+	}
+	return json.Unmarshal(args, &a) == nil && a.Time != ""
 }
 
 func syncTime(_ *Agent, d *device, args json.RawMessage) (func(context.Context) (any, error), error) {
@@ -198,28 +213,43 @@ func (d *device) order(ctx context.Context, full bool) (pullAnswer, error) {
 	select {
 	case d.pull <- o:
 	case <-d.done:
-		return pullAnswer{}, errStopping
+		return pullAnswer{}, d.gone()
 	case <-ctx.Done():
-		return pullAnswer{}, fmt.Errorf("%s is busy: %w", d.conf.ID, context.Cause(ctx))
+		return pullAnswer{}, notSent{fmt.Errorf("%s is busy: %w", d.conf.ID, context.Cause(ctx))}
 	}
 	select {
 	case got := <-o.reply:
 		return got, got.err
 	case <-d.done:
-		return pullAnswer{}, errStopping
+		return pullAnswer{}, d.gone()
 	case <-ctx.Done():
 		return pullAnswer{}, context.Cause(ctx)
 	}
 }
 
+// usersMost is how many users one answer holds.
+const usersMost = 500
+
 func usersList(_ *Agent, d *device, args json.RawMessage) (func(context.Context) (any, error), error) {
+	a := struct {
+		Offset int `json:"offset"`
+		Limit  int `json:"limit"`
+	}{Limit: usersMost}
+	if err := decodeArgs(args, &a); err != nil {
+		return nil, err
+	}
+	if a.Offset < 0 || a.Limit < 1 || a.Limit > usersMost {
+		return nil, fmt.Errorf("args: offset must be 0 or more and limit 1 to %d", usersMost)
+	}
 	return with(d, func(ctx context.Context, s gatepost.UserStore) (any, error) {
 		users, err := s.Users(ctx)
 		if err != nil {
 			return nil, err
 		}
-		return map[string]any{"count": len(users), "users": users}, nil
-	}), noArgs(args)
+		from := min(a.Offset, len(users))
+		page := users[from:min(from+a.Limit, len(users))]
+		return map[string]any{"count": len(users), "offset": from, "users": page}, nil
+	}), nil
 }
 
 func devices(a *Agent, _ *device, args json.RawMessage) (func(context.Context) (any, error), error) {
@@ -228,6 +258,6 @@ func devices(a *Agent, _ *device, args json.RawMessage) (func(context.Context) (
 
 func ping(a *Agent, _ *device, args json.RawMessage) (func(context.Context) (any, error), error) {
 	return func(context.Context) (any, error) {
-		return map[string]any{"time": a.opts.Now().UTC(), "clock": a.clock.word(), "version": a.opts.Version}, nil
+		return map[string]any{"time": a.now().UTC(), "clock": a.clock.word(), "version": a.opts.Version}, nil
 	}, noArgs(args)
 }

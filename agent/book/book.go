@@ -165,6 +165,9 @@ func (b *Book) sync(n int64) error {
 	return nil
 }
 
+// Sync returns when all that was written so far is on disk.
+func (b *Book) Sync() error { return b.syncAll() }
+
 func (b *Book) syncAll() error {
 	b.mu.Lock()
 	n := b.written

@@ -212,7 +212,7 @@ func (l *link) command(_ paho.Client, m paho.Message) {
 		m.Ack()
 		return
 	}
-	if l.taking.Add(1) > maxTaking && m.Qos() == 0 {
+	if l.taking.Add(1) > maxTaking { // at QoS 1 it stays unconfirmed and comes again with the next connection
 		l.taking.Add(-1)
 		l.up.env.Log.Warn("command dropped: too many at once", "count", maxTaking)
 		return
