@@ -37,6 +37,11 @@ var kills = flag.Int("kills", 60, "how often TestKill kills the agent")
 func TestKill(t *testing.T) {
 	need.Program(t, "mosquitto")
 	dir := t.TempDir()
+	t.Cleanup(func() {
+		if b, err := os.ReadFile(filepath.Join(dir, "agent.log")); err == nil && t.Failed() {
+			t.Logf("end of the agents' log:\n%s", b[max(0, len(b)-8000):])
+		}
+	})
 	program := buildProgram(t, dir)
 	broker := newFlappingBroker(t, dir)
 	relay := delayRelay(t, broker.addr, 15*time.Millisecond)
@@ -57,7 +62,7 @@ func TestKill(t *testing.T) {
 			}
 		})
 		t.Cleanup(func() { stop(); wg.Wait() })
-		if err := sims[i].Fault(zksim.Fault{Kind: "delay", Duration: 20 * time.Millisecond}); err != nil {
+		if err := sims[i].Fault(zksim.Fault{Kind: "delay", Duration: 30 * time.Millisecond}); err != nil {
 			t.Fatal(err)
 		}
 		fmt.Fprintf(&conf, "  - id: t%d\n    driver: zk\n    address: %s\n    poll: 1s\n", i, l.Addr())
@@ -88,12 +93,12 @@ func TestKill(t *testing.T) {
 	var unconfirmed, inFlight int
 	for n := range *kills {
 		agent := startProgram(t, program, config, dir)
-		life := 150*time.Millisecond + rand.N(700*time.Millisecond)
+		life := 400*time.Millisecond + rand.N(600*time.Millisecond)
 		select {
 		case <-time.After(life):
 		case <-t.Context().Done():
 		}
-		ear.waitForCommand(rand.N(40 * time.Millisecond))
+		ear.waitForCommand(15*time.Millisecond + rand.N(35*time.Millisecond)) // the relay's delay, and then the terminal's
 		agent.kill(t)
 		waiting, open := examine(t, filepath.Join(dir, "data"), filepath.Join(dir, "copy"))
 		if waiting {
@@ -225,13 +230,6 @@ func startProgram(t *testing.T, path, config, dir string) *program {
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			if b, err := os.ReadFile(log.Name()); err == nil {
-				t.Logf("end of the agent's log:\n%s", b[max(0, len(b)-8000):])
-			}
-		}
-	})
 	return p
 }
 
