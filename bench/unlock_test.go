@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -121,13 +122,15 @@ func openStreet(b *testing.B, more ...[2]string) *street {
 	s.people, addrs = startCrowd(b, 5)
 	s.spare = addrs[4]
 	terminals := append(more, [2]string{"a", addrs[0]}, [2]string{"b", addrs[1]}, [2]string{"c", addrs[2]}, [2]string{"d", addrs[3]})
+	// What the terminals say before the link is up comes as a batch.
 	online := make(chan struct{}, 100)
-	subscribe(b, taker, "gatepost/v1/bench/devices/+/status", func(_ string, payload []byte) {
-		var r struct{ Data struct{ State string } }
-		if json.Unmarshal(payload, &r); r.Data.State == "online" {
-			online <- struct{}{}
-		}
-	})
+	for _, topic := range []string{"devices/+/status", "batch"} {
+		subscribe(b, taker, "gatepost/v1/bench/"+topic, func(_ string, payload []byte) {
+			for range bytes.Count(payload, []byte(`"state":"online"`)) {
+				online <- struct{}{}
+			}
+		})
+	}
 	s.agent = runAgent(b, s.dir, agentConfig(s.dir, s.addr, terminals...))
 	for range terminals {
 		select {
