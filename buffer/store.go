@@ -625,7 +625,8 @@ func (s *Store) exclusive(ctx context.Context, durable bool, do func(*tx) error)
 }
 
 // Prune forgets, day by day (Minute / [gatepost.MinutesPerDay]), the refusal rows of source for which keep is false: days
-// that a full read of the source proved gone. keep is called while nothing else is written, and must not call back. Losing its work to a power cut does no harm, so it is not synced.
+// that a full read of the source proved gone. keep is asked again while nothing else is written; it must not call the store.
+// Losing its work to a power cut does no harm, so it is not synced.
 func (s *Store) Prune(ctx context.Context, source string, keep func(day int64) bool) (removed int64, err error) {
 	s.mu.Lock()
 	src := s.words.of(source)

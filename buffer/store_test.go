@@ -172,7 +172,7 @@ func TestPruneForgetsWholeDays(t *testing.T) {
 		asked = append(asked, day)
 		return day != first+1
 	})
-	if err != nil || n != perDay || !slices.Equal(asked, []int64{first, first + 1, first + 2, first + 3}) {
+	if err != nil || n != perDay || !slices.Equal(slices.Compact(asked), []int64{first, first + 1, first + 2, first + 3}) {
 		t.Fatalf("pruned %d, asked %v: %v", n, asked, err)
 	}
 	if st := s.Stats(); st.Seen != 2*perDay+10 {
