@@ -106,7 +106,7 @@ func BenchmarkRead(b *testing.B) {
 		first = append(first, time.Since(began).Seconds())
 		heap = append(heap, float64(grown())/(1<<20))
 		began = time.Now()
-		r, err := s.agent.Do(b.Context(), gatepost.Command{ID: "again", Device: "gate", Verb: "pull", Local: true}, func() {})
+		r, err := s.agent.Do(b.Context(), gatepost.Command{ID: "again", Device: "gate", Verb: "pull", Local: true})
 		if err != nil || r.Status != gatepost.StatusDone {
 			b.Fatal(r, err)
 		}
