@@ -48,7 +48,7 @@ type Agent struct {
 	log       *slog.Logger
 	clock     *boardClock
 	challenge challenges
-	started   time.Time
+	began     time.Time     // by the monotonic clock: the board's time may be set meanwhile
 	slots     chan struct{} // one for each command of the agent's own under way
 	refusals  pace
 	reloads   chan reload
@@ -94,7 +94,7 @@ func New(o Options) *Agent {
 		halting: make(chan struct{}),
 		ended:   make(chan struct{}),
 		news:    make(chan struct{}, 1),
-		started: o.Now(),
+		began:   time.Now(),
 		devices: map[gatepost.DeviceID]*device{},
 		uplinks: map[string]*uplink{},
 	}
@@ -180,6 +180,8 @@ func (a *Agent) Run(ctx context.Context) error {
 }
 
 func (a *Agent) now() time.Time { return a.clock.now() }
+
+func (a *Agent) uptime() time.Duration { return time.Since(a.began) }
 
 // unlessEnded is err, or nil where it came of being told to stop.
 func unlessEnded(ctx context.Context, err error) error {

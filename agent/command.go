@@ -222,13 +222,17 @@ func (a *Agent) conclude(ctx context.Context, r gatepost.Result, began time.Time
 	if err != nil {
 		return err
 	}
-	e.ID = gatepost.NewID(commandSource, gatepost.KindResult, r.ID)
 	e.Source = commandSource
-	e.Minute = gatepost.WallOf(began.UTC()).Minute()
+	e.ID, e.Minute = resultName(r.ID, began)
 	if _, err := a.store.Put(ctx, e); err != nil {
 		return err
 	}
 	return a.book.Reported(ctx, r.ID)
+}
+
+// resultName is the name of the record of a command's final result, and the minute under which a second one is refused.
+func resultName(command string, began time.Time) (gatepost.ID, int64) {
+	return gatepost.NewID(commandSource, gatepost.KindResult, command), gatepost.WallOf(began.UTC()).Minute()
 }
 
 // answer stores a result that is not a command's one final: accepted, a repeated answer, or one to a command without id.
@@ -249,7 +253,8 @@ func (a *Agent) resultEntry(r gatepost.Result) (buffer.Entry, error) {
 	return s.entry(gatepost.Record{Data: r}, a.now())
 }
 
-// settle gives every command that an earlier run left open its one final result, unknown. Nothing is run again.
+// settle gives every command that an earlier run left open its one final result: the one among the records, where the power
+// went before the ledger was synced, else unknown. Nothing is run again.
 func (a *Agent) settle(ctx context.Context) error {
 	open, err := a.book.Unfinished(ctx)
 	if err != nil {
@@ -259,13 +264,41 @@ func (a *Agent) settle(ctx context.Context) error {
 		if e.State == book.Final {
 			continue
 		}
-		r := refusal(e.Command, gatepost.StatusUnknown, "died", "the agent stopped while this was under way; it may or may not have happened")
+		r, found, err := a.onRecord(ctx, e)
+		if err != nil {
+			return err
+		}
+		if !found {
+			r = refusal(e.Command, gatepost.StatusUnknown, "died", "the agent stopped while this was under way; it may or may not have happened")
+		}
 		if err := a.book.Finish(ctx, r, a.now()); err != nil {
 			return err
 		}
-		a.log.Warn("command left open by an earlier run is unknown", "command", e.Command.ID, "verb", e.Command.Verb)
+		a.log.Warn("command left open by an earlier run is "+string(r.Status), "command", e.Command.ID, "verb", e.Command.Verb)
 	}
 	return nil
+}
+
+// onRecord looks for the final result of e among the records, newest first. Where none was ever put, it reads nothing.
+func (a *Agent) onRecord(ctx context.Context, e book.Entry) (r gatepost.Result, found bool, err error) {
+	id, minute := resultName(e.Command.ID, e.Received)
+	if put, err := a.store.Has(ctx, commandSource, minute, id); err != nil || !put {
+		return r, false, err
+	}
+	const page = 64 // records; each has at most maxData
+	for upto := a.store.Head(); upto > 0; upto -= page {
+		rs, err := a.store.Read(ctx, upto-page, upto, page, page*2*maxData)
+		if err != nil {
+			return r, false, err
+		}
+		for _, s := range rs {
+			if s.ID == id {
+				found = json.Unmarshal(s.Data, &r) == nil && r.Status.Final()
+				return r, found, nil
+			}
+		}
+	}
+	return r, false, nil
 }
 
 // report stores the final results that are in the ledger but not among the records: those that settle gave, and those that

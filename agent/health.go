@@ -22,7 +22,7 @@ func (a *Agent) hello() gatepost.Hello {
 }
 
 func (a *Agent) birth() gatepost.Birth {
-	b := gatepost.Birth{Agent: a.opts.ID, Version: a.opts.Version, Board: boardOf(), Started: a.started.UTC(), Zone: a.opts.Zone,
+	b := gatepost.Birth{Agent: a.opts.ID, Version: a.opts.Version, Board: boardOf(), Started: a.now().Add(-a.uptime()).UTC().Round(time.Second), Zone: a.opts.Zone,
 		Devices: []gatepost.BirthDevice{}, Verbs: agentVerbs(), Verify: "challenge"}
 	if a.clock.word() != gatepost.ClockUnsynced {
 		b.Verify = "issued_at"
@@ -135,7 +135,7 @@ func (a *Agent) forgetOldResults(ctx context.Context) {
 }
 
 func (a *Agent) heartbeat(uplink string) gatepost.Heartbeat {
-	h := gatepost.Heartbeat{Time: a.now().UTC(), Clock: a.clock.word(), Uptime: a.now().Sub(a.started).Seconds(),
+	h := gatepost.Heartbeat{Time: a.now().UTC(), Clock: a.clock.word(), Uptime: a.uptime().Seconds(),
 		Challenge: a.challenge.publish(time.Now()), Backlog: a.store.Stats().Uplinks[uplink],
 		Devices: map[string]int{"online": 0, "total": 0}, Board: boardHealth(a.opts.DataDir)}
 	for _, d := range a.deviceList() {

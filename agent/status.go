@@ -50,7 +50,7 @@ type UplinkReport struct {
 // Report is how everything is now.
 func (a *Agent) Report() Report {
 	stats := a.store.Stats()
-	r := Report{Agent: a.opts.ID, Version: a.opts.Version, Uptime: a.now().Sub(a.started).Seconds(), Clock: a.clock.word(),
+	r := Report{Agent: a.opts.ID, Version: a.opts.Version, Uptime: a.uptime().Seconds(), Clock: a.clock.word(),
 		Devices: a.Devices(), Uplinks: []UplinkReport{}, Buffer: stats, Board: boardHealth(a.opts.DataDir)}
 	for _, u := range a.uplinkList() {
 		r.Uplinks = append(r.Uplinks, u.report(stats.Uplinks[u.conf.ID]))
