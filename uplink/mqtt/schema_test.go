@@ -151,7 +151,7 @@ func everyRecord(t *testing.T) []gatepost.Stored {
 	t.Helper()
 	var rs []gatepost.Stored
 	add := func(d gatepost.DeviceID, data gatepost.Data, more func(*gatepost.Stored)) {
-		b, err := gatepost.MarshalData(data)
+		b, err := json.Marshal(data)
 		if err != nil {
 			t.Fatal(err)
 		}
