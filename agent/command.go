@@ -279,14 +279,16 @@ func (a *Agent) settle(ctx context.Context) error {
 	return nil
 }
 
-// onRecord looks for the final result of e among the records, newest first. Where none was ever put, it reads nothing.
+// onRecord looks for the final result of e among the newest records, where it is if the power went just after it was put.
+// Where none was ever put, it reads nothing.
 func (a *Agent) onRecord(ctx context.Context, e book.Entry) (r gatepost.Result, found bool, err error) {
 	id, minute := resultName(e.Command.ID, e.Received)
 	if put, err := a.store.Has(ctx, commandSource, minute, id); err != nil || !put {
 		return r, false, err
 	}
-	const page = 64 // records; each has at most maxData
-	for upto := a.store.Head(); upto > 0; upto -= page {
+	const page, pages = 64, 100 // each record has at most maxData
+	head := a.store.Head()
+	for upto := head; upto > max(0, head-pages*page); upto -= page {
 		rs, err := a.store.Read(ctx, upto-page, upto, page, page*2*maxData)
 		if err != nil {
 			return r, false, err
@@ -394,6 +396,9 @@ type verdict struct {
 func (a *Agent) freshness(c gatepost.Command, v *verb, now time.Time) (verdict, bool) {
 	ttl := v.ttl
 	fresh := v.fresh(c.Args)
+	if fresh {
+		ttl = doorTTL
+	}
 	if c.TTL > 0 {
 		ttl = c.TTL
 	}

@@ -16,7 +16,8 @@ import (
 const (
 	sendBytes   = 512 << 10              // most bytes of records read for one Send
 	sendAim     = 250 * time.Millisecond // how long one Send should take, so that what comes next is not kept waiting
-	liveMost    = 256                    // records in one Send of the live lane; it starts with as many
+	liveFirst   = 32                     // records in the first Send of the live lane
+	liveMost    = 256
 	backlogMost = 2000
 )
 
@@ -196,7 +197,7 @@ func (u *uplink) moveDone(to int64) {
 // live sends what is stored from now on, as it comes. When more has come together than a Send or two take, as when a
 // terminal's log is caught up, it is a backlog: the live lane starts anew behind it.
 func (u *uplink) live(ctx context.Context, link gatepost.Link, gap chan<- struct{}) error {
-	next := piece{liveMost, liveMost}
+	next := piece{liveFirst, liveMost}
 	for {
 		at := u.at().Live
 		if err := u.a.store.Wait(ctx, at); err != nil {

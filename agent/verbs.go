@@ -180,7 +180,7 @@ func syncTime(_ *Agent, d *device, args json.RawMessage) (func(context.Context) 
 	return with(d, func(ctx context.Context, c gatepost.Clock) (any, error) {
 		// No unread record may be left with a time of the old clock.
 		if _, err := d.order(ctx, false); err != nil && gatepost.ClassOf(err) != gatepost.Unsupported {
-			return nil, fmt.Errorf("the log must be read before the clock is set: %w", err)
+			return nil, notSent{fmt.Errorf("the log must be read before the clock is set: %w", err)}
 		}
 		return d.setClock(ctx, c, at)
 	}), nil

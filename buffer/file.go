@@ -60,7 +60,7 @@ func openFile(ctx context.Context, path string) (_ *file, err error) {
 	f := &file{path: path}
 	defer func() {
 		if err != nil {
-			f.close()
+			_ = f.close()
 		}
 	}()
 	// WAL with synchronous=NORMAL syncs nothing at a commit: sync does, before anyone is told. The driver runs _pragma by
