@@ -72,10 +72,13 @@ func parseCommand(payload []byte) (gatepost.Command, error) {
 	}
 	if raw, ok := fields["ttl_s"]; ok && !isNull(raw) {
 		var s float64
-		if err := json.Unmarshal(raw, &s); (err != nil || s <= 0 || s > 30*24*3600) && problem == nil {
+		err := json.Unmarshal(raw, &s)
+		switch {
+		case err == nil && s > 0 && s <= 30*24*3600:
+			c.TTL = time.Duration(s * float64(time.Second))
+		case problem == nil:
 			problem = fmt.Errorf("ttl_s: %s is not a number of seconds above 0", clip(raw))
 		}
-		c.TTL = time.Duration(s * float64(time.Second))
 	}
 	return c, problem
 }
