@@ -284,8 +284,8 @@ func (d *device) answer(ctx context.Context, s gatepost.Session, o pullOrder) er
 	return err
 }
 
-// poll looks for what is new in the log; all of it is read when that was last done long ago. The clock is set only after a
-// full read, and where nothing is unread.
+// poll looks for what is new in the log; all of it is read when that was last done long ago, and then the clock is looked
+// after too, as nothing is unread.
 func (d *device) poll(ctx context.Context, s gatepost.Session) error {
 	d.mu.Lock()
 	due := time.Since(d.lastFull) >= d.conf.FullRead

@@ -66,7 +66,7 @@ func Open(ctx context.Context, path string, log *slog.Logger) (*Book, error) {
 
 // Close syncs and closes. Nothing may be under way.
 func (b *Book) Close() error {
-	err := b.syncAll()
+	err := b.Sync()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if cerr := b.s.close(); err == nil {
@@ -166,9 +166,7 @@ func (b *Book) sync(n int64) error {
 }
 
 // Sync returns when all that was written so far is on disk.
-func (b *Book) Sync() error { return b.syncAll() }
-
-func (b *Book) syncAll() error {
+func (b *Book) Sync() error {
 	b.mu.Lock()
 	n := b.written
 	b.mu.Unlock()
@@ -198,7 +196,7 @@ func (b *Book) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return b.syncAll()
+			return b.Sync()
 		case <-b.broken:
 			b.mu.Lock()
 			defer b.mu.Unlock()
@@ -210,7 +208,7 @@ func (b *Book) Run(ctx context.Context) error {
 			}
 		case <-lazy.C:
 			armed = false
-			if err := b.syncAll(); err != nil {
+			if err := b.Sync(); err != nil {
 				return err
 			}
 		case <-prune.C:
